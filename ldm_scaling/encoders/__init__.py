@@ -1,0 +1,10 @@
+"""Networks that are loaded, kept frozen and conditioned on: autoencoder, text and image encoders.
+
+All are linen modules that are called as `module.apply({"params": params}, ...)`, take NHWC arrays,
+and carry the parameter names of the files they load from. Reading those files is the business of
+`ldm_scaling.checkpoint`. The autoencoder alone is also trained by this library.
+"""
+
+from ldm_scaling.encoders.autoencoder import Autoencoder, AutoencoderConfig, sample_posterior
+
+__all__ = ["Autoencoder", "AutoencoderConfig", "sample_posterior"]
