@@ -1,0 +1,173 @@
+"""Fréchet distance between Gaussians fitted to two sets of features.
+
+d^2 = |mu1 - mu2|^2 + tr(S1) + tr(S2) - 2 tr((S1 S2)^(1/2))      (arXiv:1706.08500, eq. 6)
+
+With factors S = L L^T, the last trace is the sum of the singular values of L1^T L2. This needs no
+square root of a matrix that is not symmetric, keeps full precision when S1 and S2 are singular
+(fewer images than features), and with fewer images N than features D works on N x N matrices: the
+centred features are a factor already.
+"""
+
+import dataclasses
+import warnings
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureStatistics:
+    """Count, mean and scatter of features that were seen in any number of pieces.
+
+    Float64 throughout; pieces merge by Chan, Golub & LeVeque's update (1979), so the result does
+    not depend on how the features were cut beyond rounding.
+
+    Attributes:
+      count: images seen.
+      mean: [D].
+      scatter: [D, D], the sum of outer products of deviations from the mean.
+    """
+
+    count: int
+    mean: Float[np.ndarray, "D"]
+    scatter: Float[np.ndarray, "D D"]
+
+    @classmethod
+    def of(cls, features: Float[np.ndarray, "N D"]) -> "FeatureStatistics":
+        """Statistics of one piece, N >= 1."""
+        if len(features) == 0:
+            raise ValueError("features: no rows; statistics need at least 1 image")
+        features = np.asarray(features, np.float64)
+        mean = features.mean(axis=0)
+        deviations = features - mean
+        return cls(len(features), mean, deviations.T @ deviations)
+
+    def update(self, features: Float[np.ndarray, "N D"]) -> "FeatureStatistics":
+        """Statistics of what was seen and `features` together."""
+        return self.merge(FeatureStatistics.of(features))
+
+    def merge(self, other: "FeatureStatistics") -> "FeatureStatistics":
+        """Statistics of both pieces together."""
+        count = self.count + other.count
+        delta = other.mean - self.mean
+        mean = self.mean + delta * (other.count / count)
+        weight = self.count * other.count / count
+        scatter = self.scatter + other.scatter + weight * np.outer(delta, delta)
+        return FeatureStatistics(count, mean, scatter)
+
+    @property
+    def covariance(self) -> Float[np.ndarray, "D D"]:
+        """Unbiased covariance (divided by count - 1). Raises ValueError below 2 images."""
+        if self.count < 2:
+            raise ValueError(f"count={self.count}: a covariance needs at least 2 images")
+        return self.scatter / (self.count - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussian:
+    """A Gaussian by its mean and a factor of its covariance, factor @ factor.T.
+
+    Attributes:
+      mean: [D] float64.
+      factor: [D, R] float64, R the rank (or an upper bound of it).
+    """
+
+    mean: Float[np.ndarray, "D"]
+    factor: Float[np.ndarray, "D R"]
+
+    @classmethod
+    def from_moments(
+        cls, mean: Float[np.ndarray, "D"], covariance: Float[np.ndarray, "D D"]
+    ) -> "Gaussian":
+        """Factors a symmetric positive semi-definite matrix.
+
+        Raises:
+          ValueError: for NaN or Inf, and where an eigenvalue is negative beyond rounding.
+        """
+        covariance = np.asarray(covariance, np.float64)
+        if not (np.isfinite(covariance).all() and np.isfinite(mean).all()):
+            raise ValueError("mean or covariance holds NaN or Inf; both must be finite")
+        values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
+        tolerance = len(values) * np.finfo(np.float64).eps * max(values[-1], -values[0], 0.0)
+        if values[0] < -1e4 * tolerance:
+            raise ValueError(
+                f"covariance: smallest eigenvalue {values[0]:.3g}; "
+                "a covariance is positive semi-definite"
+            )
+        kept = values > tolerance
+        factor = vectors[:, kept] * np.sqrt(values[kept])
+        return cls(np.asarray(mean, np.float64), factor)
+
+    @classmethod
+    def from_features(cls, features: Float[np.ndarray, "N D"]) -> "Gaussian":
+        """Mean and unbiased covariance of features, N >= 2; warns where N < D."""
+        count, size = features.shape
+        if count < 2:
+            raise ValueError(f"features: {count} rows; a covariance needs at least 2 images")
+        if count < size:
+            warnings.warn(
+                f"{count} images for {size}-d features: the covariance is rank-deficient and a "
+                "Fréchet distance is biased upwards; compare equal counts only, or prefer "
+                "the kernel distance",
+                stacklevel=2,
+            )
+            features = np.asarray(features, np.float64)
+            mean = features.mean(axis=0)
+            return cls(mean, (features - mean).T / np.sqrt(count - 1))
+        statistics = FeatureStatistics.of(features)
+        return cls.from_moments(statistics.mean, statistics.covariance)
+
+    def frechet(self, other: "Gaussian") -> float:
+        """Squared Fréchet distance, as FID reports it; >= 0."""
+        means = np.sum((self.mean - other.mean) ** 2)
+        traces = np.sum(self.factor**2) + np.sum(other.factor**2)
+        cross = np.linalg.svd(self.factor.T @ other.factor, compute_uv=False).sum()
+        return float(max(means + traces - 2 * cross, 0.0))
+
+
+def frechet_distance(
+    mu1: Float[np.ndarray, "D"],
+    sigma1: Float[np.ndarray, "D D"],
+    mu2: Float[np.ndarray, "D"],
+    sigma2: Float[np.ndarray, "D D"],
+) -> float:
+    """Squared Fréchet distance of two Gaussians (arXiv:1706.08500, eq. 6), in float64.
+
+    Raises ValueError where a covariance is not finite or not positive semi-definite.
+    """
+    return Gaussian.from_moments(mu1, sigma1).frechet(Gaussian.from_moments(mu2, sigma2))
+
+
+def frechet_from_features(
+    features: Float[np.ndarray, "N D"], reference: Float[np.ndarray, "M D"]
+) -> float:
+    """Squared Fréchet distance of Gaussians fitted to two sets; warns where a set is below D."""
+    return Gaussian.from_features(features).frechet(Gaussian.from_features(reference))
+
+
+def frechet_resampled(
+    features: Float[np.ndarray, "N D"], reference: Gaussian, counts: Int[np.ndarray, "R N"]
+) -> Float[np.ndarray, "R"]:
+    """Squared Fréchet distance of each resample of `features` to a fixed reference.
+
+    The features are projected onto the reference's factor once; what is left for a resample is
+    the eigenvalues of a matrix as large as its number of distinct images or the factor's rank,
+    whichever is smaller.
+    """
+    shifted = np.asarray(features, np.float64) - reference.mean
+    projected = shifted @ reference.factor
+    squares = np.sum(shifted**2, axis=1)
+    reference_trace = np.sum(reference.factor**2)
+    distances = []
+    for row in counts:
+        drawn = np.flatnonzero(row)
+        weight, count = row[drawn].astype(np.float64), int(row.sum())
+        mean = weight @ shifted[drawn] / count
+        trace = (weight @ squares[drawn] - count * mean @ mean) / (count - 1)
+        deviations = projected[drawn] - weight @ projected[drawn] / count
+        deviations *= np.sqrt(weight / (count - 1))[:, None]
+        small = len(drawn) < projected.shape[1]
+        gram = deviations @ deviations.T if small else deviations.T @ deviations
+        cross = np.sqrt(np.clip(np.linalg.eigvalsh(gram), 0.0, None)).sum()
+        distances.append(max(mean @ mean + trace + reference_trace - 2 * cross, 0.0))
+    return np.array(distances)
