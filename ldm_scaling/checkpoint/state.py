@@ -1,0 +1,244 @@
+"""Training state on disk: Orbax underneath, and a promise about what is restored.
+
+A checkpoint is used only if every byte of it is what was written (`integrity.py`). A run that was
+killed, or whose disk ran full, or whose newest checkpoint was damaged since, goes on from the
+newest whole one, and says so.
+"""
+
+import os
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+from jax.experimental import multihost_utils
+
+from ldm_scaling.checkpoint import integrity
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written, or none of those there is whole."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, newest first choice, oldest first to go.
+
+    All processes of a multi-host run call every method together, in the same order.
+
+    Args:
+      folder: local path or `gs://` URL; it is made by the first save.
+      keep: how many of the newest checkpoints stay.
+      keep_period: checkpoints at multiples of this step stay for ever; None: none do.
+      async_save: `save` returns when the state is copied off the devices, and writing goes on in
+        the background; False: it returns when the checkpoint is committed.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        keep: int = 3,
+        keep_period: int | None = None,
+        async_save: bool = True,
+    ):
+        if keep < 1:
+            raise ValueError(f"keep={keep}: at least 1 checkpoint has to stay")
+        if keep_period is not None and keep_period < 1:
+            raise ValueError(f"keep_period={keep_period}: give a number of steps, or None")
+        folder = os.fspath(folder)
+        self._folder = epath.Path(folder if "://" in folder else os.path.abspath(folder))
+        self._keep, self._keep_period, self._async_save = keep, keep_period, async_save
+        self._writer: ocp.CheckpointManager | None = None
+        self._saving: int | None = None  # step of the save that may still be under way
+        self._torn: set[int] = set()  # found by restore_latest, set aside by the next save
+
+    def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
+        """Saves `state` (pytree of arrays, typed keys too) and `meta` (JSON) as `step`.
+
+        The state may be donated or overwritten as soon as this returns.
+
+        Raises:
+          ValueError: the folder already has a checkpoint of this step or a later one.
+          CheckpointError: this save, or the one before it in the background, failed; checkpoints
+            that were there before are untouched, and a later save may be tried.
+        """
+        self.wait()
+        try:
+            writer = self._open_writer()
+            latest = max(writer.all_steps(), default=-1)
+            if step <= latest:
+                raise ValueError(
+                    f"step={step}: {self._folder} already has a checkpoint of step {latest}; "
+                    "restore from it or save to an empty folder"
+                )
+            self._saving = step
+            args = ocp.args.Composite(
+                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
+            )
+            writer.save(step, args=args, force=True)
+        except (OSError, RuntimeError, ValueError) as error:
+            if self._saving is None:
+                raise
+            self._fail(error)
+        if not self._async_save:
+            self.wait()
+
+    def restore_latest(
+        self, abstract_state: Any, *, step: int | None = None
+    ) -> tuple[int, Any, dict[str, Any]] | None:
+        """Restores the newest whole checkpoint, or the one of `step`.
+
+        Args:
+          abstract_state: pytree of `jax.ShapeDtypeStruct` (or arrays) with the shardings that the
+            restored arrays shall have; they need not be those that were saved.
+          step: restore this step instead of the newest.
+
+        Returns:
+          (step, state, meta), the state bit for bit as it was saved; None where there is no
+          checkpoint at all (a fresh start).
+
+        Raises:
+          CheckpointError: there are checkpoints but none is whole; or `step` is missing or torn.
+          ValueError: the checkpoint is whole but holds other names, shapes or dtypes.
+        """
+        self.wait()
+        steps = self.steps() if step is None else [step]
+        damages = []
+        for candidate in reversed(steps):
+            damage = self._find_damage(candidate)
+            if damage is None:
+                return candidate, *self._restore(candidate, abstract_state)
+            damages.append(f"{self._folder / str(candidate)} is not whole: {damage}")
+            if step is None:
+                self._torn.add(candidate)
+                logging.warning("Skipped a checkpoint. %s", damages[-1])
+        if not steps:
+            return None
+        raise CheckpointError(
+            "no whole checkpoint; to start anew, remove the folder.\n" + "\n".join(damages)
+        )
+
+    def steps(self) -> list[int]:
+        """Steps of all committed checkpoints, ascending; torn ones are among them."""
+        if not self._folder.exists():
+            return []
+        return sorted(int(p.name) for p in self._folder.iterdir() if p.name.isdecimal())
+
+    def wait(self) -> None:
+        """Returns when nothing is being saved. Raises CheckpointError if the last save failed."""
+        if self._writer is None:
+            return
+        try:
+            self._writer.wait_until_finished()
+        except Exception as error:  # whatever the background thread met
+            self._fail(error)
+        self._saving = None
+
+    def close(self) -> None:
+        """Waits, then frees Orbax's threads. Raises CheckpointError if the last save failed."""
+        self.wait()
+        self._close_writer()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _open_writer(self) -> ocp.CheckpointManager:
+        if self._writer is None:
+            if jax.process_index() == 0:
+                self._set_torn_aside()
+            policies: list[ocp.checkpoint_managers.PreservationPolicy] = [
+                ocp.checkpoint_managers.LatestN(self._keep)
+            ]
+            if self._keep_period is not None:
+                policies.append(ocp.checkpoint_managers.EveryNSteps(self._keep_period))
+            self._writer = ocp.CheckpointManager(
+                self._folder,
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
+                    cleanup_tmp_directories=True,  # what a killed run left half written
+                    async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+                ),
+            )
+        return self._writer
+
+    def _seal(self) -> None:
+        """Writes the manifest when all data is on disk, before Orbax commits by renaming."""
+        if jax.process_index() != 0:
+            return
+        folders = [*self._folder.glob(f"{self._saving}{ocp.path.atomicity.TMP_DIR_SUFFIX}*")]
+        integrity.write_manifest(folders[0] if folders else self._folder / str(self._saving))
+
+    def _set_torn_aside(self) -> None:
+        """Renames torn checkpoints, so that they neither block their step nor count as kept."""
+        for step in sorted(self._torn):
+            source, aside = self._folder / str(step), self._folder / f"{step}.torn"
+            if aside.exists():
+                aside.rmtree()
+            source.rename(aside)
+            logging.warning("Set the torn checkpoint aside as %s.", aside)
+        self._torn.clear()
+
+    def _find_damage(self, step: int) -> str | None:
+        """Asks the first process, so that all restore the same step."""
+        damage = ""
+        folder = self._folder / str(step)
+        if jax.process_index() == 0:
+            damage = (integrity.find_damage(folder) if folder.exists() else "missing") or ""
+        if jax.process_count() > 1:
+            is_torn = multihost_utils.broadcast_one_to_all(bool(damage))
+            damage = damage or ("the first process found it torn" if is_torn else "")
+        return damage or None
+
+    def _restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
+        handlers = ocp.CompositeCheckpointHandler(
+            state=ocp.StandardCheckpointHandler(), meta=ocp.JsonCheckpointHandler()
+        )
+        folder = self._folder / str(step)
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract_state), meta=ocp.args.JsonRestore()
+        )
+        with ocp.Checkpointer(handlers) as reader:
+            try:
+                _check_dtypes(reader.metadata(folder).item_metadata["state"], abstract_state)
+                restored = reader.restore(folder, args=args)
+            except ValueError as error:
+                raise ValueError(
+                    f"{folder} is whole, but is the state of something else: {error}"
+                ) from error
+        return restored["state"], restored["meta"]
+
+    def _fail(self, error: Exception) -> None:
+        step, self._saving = self._saving, None
+        self._close_writer()
+        if jax.process_index() == 0 and self._folder.exists():
+            # What is half written would fill the disk further.
+            for path in self._folder.glob(f"{step}{ocp.path.atomicity.TMP_DIR_SUFFIX}*"):
+                path.rmtree(missing_ok=True)
+        raise CheckpointError(
+            f"step {step} could not be saved to {self._folder}; "
+            f"checkpoints there before are untouched: {self.steps()}. {error}"
+        ) from error
+
+    def _close_writer(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            try:
+                writer.close()
+            except Exception:  # a failed save was reported already; the rest is clean-up
+                logging.exception("Closing the checkpoint writer failed.")
+
+
+def _check_dtypes(stored: Any, wanted: Any) -> None:
+    """Orbax would cast in silence; a bitwise restore must not."""
+    stored = getattr(stored, "tree", stored)
+    found = ocp.tree.to_flat_dict(stored, sep=".", is_leaf=lambda leaf: hasattr(leaf, "dtype"))
+    for name, leaf in ocp.tree.to_flat_dict(wanted, sep=".").items():
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+            continue  # a Python number, or typed keys, which are stored as their key data
+        stored_dtype = getattr(found.get(name), "dtype", dtype)
+        if stored_dtype != dtype:
+            raise ValueError(f"{name} is stored as {stored_dtype}, not {dtype}")
