@@ -1,0 +1,18 @@
+"""One way to refuse an unknown name: say which, and what the reader probably meant."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def check_name(field: str, value: str, valid: Iterable[str]) -> str:
+    """Returns `value` when it is one of `valid`.
+
+    Raises:
+      ValueError: names the field, the value, the nearest valid name and all of them.
+    """
+    valid = tuple(valid)
+    if value in valid:
+        return value
+    near = difflib.get_close_matches(str(value), valid, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"{field}={value!r}: {hint}valid are {', '.join(map(repr, valid))}")
