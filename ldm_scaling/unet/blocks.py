@@ -1,0 +1,214 @@
+"""The pieces of the UNet: normalisation, residual block, resampling, transformer, time embedding.
+
+Modules carry the names of diffusers' state dict, so that one rule converts a checkpoint. The last
+layer of every residual branch starts at zero (as in the original latent diffusion code): at the
+start of training a block is the identity.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Real
+
+from ldm_scaling.unet.attention import Attention
+
+ZEROS = nn.initializers.zeros
+RESNET_EPSILON = 1e-5
+TRANSFORMER_EPSILON = 1e-6  # of the group norm before the projection, as in SD's checkpoints
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation over space (arXiv:1803.08494), statistics in float32.
+
+    Written as one scale and one shift per example and channel: sums over space first, then over
+    the few channels of a group, so that the big array is only read along its fast axis.
+    """
+
+    groups: int
+    epsilon: float
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B *space C"]) -> Float[Array, "B *space C"]:
+        """Normalises each group of channels of each example to mean 0 and variance 1."""
+        batch, channels = x.shape[0], x.shape[-1]
+        weight = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", ZEROS, (channels,))
+        flat = x.reshape(batch, -1, channels).astype(jnp.float32)
+
+        def group_mean(y: Array) -> Array:  # [B, N, C] -> [B, C], equal within a group
+            mean = y.mean(axis=1).reshape(batch, self.groups, -1).mean(axis=2)
+            return jnp.repeat(mean, channels // self.groups, axis=1)
+
+        mean = group_mean(flat)
+        variance = jnp.maximum(group_mean(jnp.square(flat)) - jnp.square(mean), 0.0)
+        scale = jax.lax.rsqrt(variance + self.epsilon) * weight[None]
+        shift = bias[None] - mean * scale
+        return (flat * scale[:, None] + shift[:, None]).astype(self.dtype).reshape(x.shape)
+
+
+def timestep_embedding(t: Real[Array, "B"], size: int) -> Float[Array, "B {size}"]:
+    """Cosines, then sines, of t at `size / 2` frequencies from 1 down to 1/10000, float32.
+
+    arXiv:1706.03762, section 3.5, in SD's order (diffusers: flip_sin_to_cos, no shift).
+    """
+    half = size // 2
+    frequencies = jnp.exp(-math.log(10_000.0) / half * jnp.arange(half, dtype=jnp.float32))
+    angles = t.astype(jnp.float32)[:, None] * frequencies[None]
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+class TimestepEmbedding(nn.Module):
+    """Two layers from the sinusoids of t to the embedding every residual block reads."""
+
+    size: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, sinusoids: Float[Array, "B S"]) -> Float[Array, "B T"]:
+        """Returns [B, size]."""
+        x = nn.Dense(self.size, dtype=self.dtype, name="linear_1")(sinusoids)
+        return nn.Dense(self.size, dtype=self.dtype, name="linear_2")(nn.silu(x))
+
+
+class ResnetBlock(nn.Module):
+    """Norm, SiLU, convolution, twice; the time embedding is added in between."""
+
+    channels: int
+    groups: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B H W C"], time: Float[Array, "B T"]
+    ) -> Float[Array, "B H W D"]:
+        """Returns [B, H, W, channels]."""
+        y = nn.silu(GroupNorm(self.groups, RESNET_EPSILON, self.dtype, name="norm1")(x))
+        y = conv3x3(self.channels, self.dtype, name="conv1")(y)
+        shift = nn.Dense(self.channels, dtype=self.dtype, name="time_emb_proj")(nn.silu(time))
+        y = y + shift[:, None, None, :]
+        y = nn.silu(GroupNorm(self.groups, RESNET_EPSILON, self.dtype, name="norm2")(y))
+        y = conv3x3(self.channels, self.dtype, kernel_init=ZEROS, name="conv2")(y)
+        if x.shape[-1] != self.channels:
+            x = nn.Conv(self.channels, (1, 1), dtype=self.dtype, name="conv_shortcut")(x)
+        return x + y
+
+
+class Downsample(nn.Module):
+    """Halves height and width by a convolution of stride 2."""
+
+    channels: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
+        """Returns [B, H / 2, W / 2, channels]."""
+        return conv3x3(self.channels, self.dtype, strides=(2, 2), name="conv")(x)
+
+
+class Upsample(nn.Module):
+    """Doubles height and width: nearest neighbour, then a convolution."""
+
+    channels: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B H W C"]:
+        """Returns [B, 2 h, 2 w, channels]."""
+        batch, height, width, channels = x.shape
+        x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
+        x = x.reshape(batch, 2 * height, 2 * width, channels)
+        return conv3x3(self.channels, self.dtype, name="conv")(x)
+
+
+class Transformer(nn.Module):
+    """A transformer block over the pixels of a feature map, with a residual around it."""
+
+    heads: int
+    groups: int
+    linear_projection: bool = False
+    attention: str = "auto"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B H W C"], context: Float[Array, "B L D"]
+    ) -> Float[Array, "B H W C"]:
+        """Attends from each pixel to all pixels and to the context."""
+        batch, height, width, channels = x.shape
+        y = GroupNorm(self.groups, TRANSFORMER_EPSILON, self.dtype, name="norm")(x)
+        if self.linear_projection:
+            y = y.reshape(batch, height * width, channels)
+            y = nn.Dense(channels, dtype=self.dtype, name="proj_in")(y)
+        else:
+            y = nn.Conv(channels, (1, 1), dtype=self.dtype, name="proj_in")(y)
+            y = y.reshape(batch, height * width, channels)
+        y = TransformerBlock(self.heads, self.attention, self.dtype, name="transformer_blocks_0")(
+            y, context
+        )
+        if self.linear_projection:
+            y = nn.Dense(channels, dtype=self.dtype, kernel_init=ZEROS, name="proj_out")(y)
+            return x + y.reshape(x.shape)
+        y = y.reshape(x.shape)
+        return x + nn.Conv(channels, (1, 1), dtype=self.dtype, kernel_init=ZEROS, name="proj_out")(
+            y
+        )
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, attention to the context, feed-forward; each normalised and added."""
+
+    heads: int
+    attention: str = "auto"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B N C"], context: Float[Array, "B L D"]
+    ) -> Float[Array, "B N C"]:
+        """Returns x with the three branches added."""
+
+        def norm(name: str) -> nn.Module:
+            return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
+
+        def attend(name: str) -> nn.Module:
+            return Attention(self.heads, self.attention, self.dtype, name=name)
+
+        x = x + attend("attn1")(norm("norm1")(x))
+        x = x + attend("attn2")(norm("norm2")(x), context)
+        return x + FeedForward(self.dtype, name="ff")(norm("norm3")(x))
+
+
+class FeedForward(nn.Module):
+    """GEGLU (arXiv:2002.05202, eq. 6, with the exact GELU) of four times the width."""
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B N C"]) -> Float[Array, "B N C"]:
+        """Returns the same shape."""
+        channels = x.shape[-1]
+        x = GEGLU(4 * channels, self.dtype, name="net_0")(x)
+        return nn.Dense(channels, dtype=self.dtype, name="net_2")(x)
+
+
+class GEGLU(nn.Module):
+    """One half of a linear layer gates the other through a GELU."""
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B N C"]) -> Float[Array, "B N F"]:
+        """Returns [B, N, features]."""
+        x, gate = jnp.split(
+            nn.Dense(2 * self.features, dtype=self.dtype, name="proj")(x), 2, axis=-1
+        )
+        return x * nn.gelu(gate, approximate=False)
+
+
+def conv3x3(channels: int, dtype: jnp.dtype, **kwargs) -> nn.Conv:
+    """A 3x3 convolution padded by one pixel on every side, also at stride 2 (torch's way)."""
+    return nn.Conv(channels, (3, 3), padding=((1, 1), (1, 1)), dtype=dtype, **kwargs)

@@ -1,0 +1,174 @@
+"""The UNet: assembly only."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Real
+
+from ldm_scaling.unet.blocks import (
+    RESNET_EPSILON,
+    ZEROS,
+    Downsample,
+    GroupNorm,
+    ResnetBlock,
+    TimestepEmbedding,
+    Transformer,
+    Upsample,
+    conv3x3,
+    timestep_embedding,
+)
+from ldm_scaling.unet.config import UNetConfig
+
+
+class UNet(nn.Module):
+    """Text-conditioned latent diffusion UNet (arXiv:2112.10752; diffusers UNet2DConditionModel).
+
+    Attributes:
+      config: see `UNetConfig`.
+    """
+
+    config: UNetConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B H W C"],
+        t: Real[Array, "B"],
+        context: Float[Array, "B L D"],
+    ) -> Float[Array, "B H W K"]:
+        """Predicts noise, clean latents or velocity, as `config.prediction_type` says.
+
+        Args:
+          x: noisy latents; H and W must be multiples of 2 ** (levels - 1).
+          t: timesteps in 0 (clean) .. 999 (noise), integers or not.
+          context: text features.
+
+        Returns:
+          [B, H, W, out_channels], float32.
+
+        Raises:
+          ValueError: for a shape that does not fit the config.
+        """
+        config, dtype = self.config, jnp.dtype(self.config.dtype)
+        _check_shapes(config, x.shape, context.shape)
+        channels, levels = config.block_out_channels, len(config.block_out_channels)
+
+        sinusoids = timestep_embedding(t, channels[0]).astype(dtype)
+        time = TimestepEmbedding(4 * channels[0], dtype, name="time_embedding")(sinusoids)
+        context = context.astype(dtype)
+
+        x = conv3x3(channels[0], dtype, name="conv_in")(x)
+        skips = [x]
+        for level in range(levels):
+            block = DownBlock(config, level, name=f"down_blocks_{level}")
+            x, outputs = block(x, time, context)
+            skips += outputs
+        x = MidBlock(config, name="mid_block")(x, time, context)
+        for i in range(levels):
+            block = UpBlock(config, levels - 1 - i, name=f"up_blocks_{i}")
+            used, skips = (
+                skips[-config.layers_per_block - 1 :],
+                skips[: -config.layers_per_block - 1],
+            )
+            x = block(x, used, time, context)
+
+        x = nn.silu(GroupNorm(config.norm_groups, RESNET_EPSILON, dtype, name="conv_norm_out")(x))
+        x = conv3x3(config.out_channels, dtype, kernel_init=ZEROS, name="conv_out")(x)
+        return x.astype(jnp.float32)
+
+
+class DownBlock(nn.Module):
+    """A level on the way down: residual blocks, each with its transformer, then half the size."""
+
+    config: UNetConfig
+    level: int
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B H W C"], time: Float[Array, "B T"], context: Float[Array, "B L D"]
+    ) -> tuple[Array, list[Array]]:
+        """Returns the result and what the way up will read, in the order made."""
+        outputs = []
+        for i in range(self.config.layers_per_block):
+            x = _resnet(self.config, self.level, i)(x, time)
+            if self.config.attention_levels[self.level]:
+                x = _transformer(self.config, self.level, i)(x, context)
+            outputs.append(x)
+        if self.level < len(self.config.block_out_channels) - 1:
+            x = Downsample(x.shape[-1], x.dtype, name="downsamplers_0")(x)
+            outputs.append(x)
+        return x, outputs
+
+
+class MidBlock(nn.Module):
+    """The middle: residual block, transformer, residual block at the coarsest level."""
+
+    config: UNetConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B H W C"], time: Float[Array, "B T"], context: Float[Array, "B L D"]
+    ) -> Float[Array, "B H W C"]:
+        """Returns the same shape."""
+        level = len(self.config.block_out_channels) - 1
+        x = _resnet(self.config, level, 0)(x, time)
+        x = _transformer(self.config, level, 0)(x, context)
+        return _resnet(self.config, level, 1)(x, time)
+
+
+class UpBlock(nn.Module):
+    """A level on the way up: each residual block also reads what the way down left."""
+
+    config: UNetConfig
+    level: int
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B H W C"],
+        skips: list[Array],
+        time: Float[Array, "B T"],
+        context: Float[Array, "B L D"],
+    ) -> Array:
+        """Reads `skips` from the last to the first; doubles the size unless at the finest."""
+        for i, skip in enumerate(reversed(skips)):
+            x = jnp.concatenate([x, skip], axis=-1)
+            x = _resnet(self.config, self.level, i)(x, time)
+            if self.config.attention_levels[self.level]:
+                x = _transformer(self.config, self.level, i)(x, context)
+        if self.level > 0:
+            x = Upsample(x.shape[-1], x.dtype, name="upsamplers_0")(x)
+        return x
+
+
+def _resnet(config: UNetConfig, level: int, index: int) -> nn.Module:
+    module = nn.remat(ResnetBlock) if config.remat == "block" else ResnetBlock
+    return module(
+        config.block_out_channels[level],
+        config.norm_groups,
+        jnp.dtype(config.dtype),
+        name=f"resnets_{index}",
+    )
+
+
+def _transformer(config: UNetConfig, level: int, index: int) -> nn.Module:
+    module = nn.remat(Transformer) if config.remat == "block" else Transformer
+    return module(
+        config.heads_of(level),
+        config.norm_groups,
+        config.linear_projection,
+        config.attention,
+        jnp.dtype(config.dtype),
+        name=f"attentions_{index}",
+    )
+
+
+def _check_shapes(config: UNetConfig, x: tuple[int, ...], context: tuple[int, ...]) -> None:
+    multiple = 2 ** (len(config.block_out_channels) - 1)
+    if x[1] % multiple or x[2] % multiple:
+        raise ValueError(f"latents of {x[1]}x{x[2]}: both must be multiples of {multiple}")
+    if x[3] != config.in_channels:
+        raise ValueError(f"latents of {x[3]} channels: config.in_channels={config.in_channels}")
+    if context[2] != config.context_size:
+        raise ValueError(
+            f"context of {context[2]} features: config.context_size={config.context_size}"
+        )
