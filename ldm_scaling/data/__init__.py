@@ -1,0 +1,36 @@
+"""Data: captioned images, and batches that are a pure function of (seed, step).
+
+A source answers `len(source)` and `source[index]`; `open_source` opens the packaged Noto emoji,
+any prepared TFDS data set or a folder of images. A `Pipeline` turns a source into batches by
+index arithmetic: nothing has to be saved to resume, and neither hosts nor workers change the
+order. TFDS and grain are imported when they are first used.
+"""
+
+from ldm_scaling.data.folder import FolderSource
+from ldm_scaling.data.pipeline import Pipeline, sequential
+from ldm_scaling.data.source import ArraySource, DataError, Example, Source, open_source
+from ldm_scaling.data.transforms import (
+    Compose,
+    RandomFlip,
+    Resize,
+    Transform,
+    image_transform,
+    random_caption,
+)
+
+__all__ = [
+    "ArraySource",
+    "Compose",
+    "DataError",
+    "Example",
+    "FolderSource",
+    "Pipeline",
+    "RandomFlip",
+    "Resize",
+    "Source",
+    "Transform",
+    "image_transform",
+    "open_source",
+    "random_caption",
+    "sequential",
+]

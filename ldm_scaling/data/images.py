@@ -1,0 +1,88 @@
+"""Decodes any picture to uint8 RGB, or says in one line why not."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 2**26  # 8192 x 8192, 200 MB decoded: more is taken for a decompression bomb
+
+
+class UnreadableImageError(ValueError):
+    """An image that does not decode; the message is a short reason."""
+
+
+def decode_rgb(data: bytes | Path, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
+    """Decodes an image file; its EXIF orientation is applied, of an animation the first frame.
+
+    Alpha is flattened on white; palette, grayscale (also 16-bit), CMYK, YCbCr, Lab and HSV are
+    converted. Floating-point images have no known range and are refused.
+
+    Args:
+      data: the bytes of a file, or its path.
+      max_pixels: more than that many pixels, by the file's header, are not decoded.
+
+    Raises:
+      UnreadableImageError: with the reason.
+    """
+    try:
+        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+            if image.width * image.height > max_pixels:
+                raise UnreadableImageError(
+                    f"{image.width}x{image.height} is more than max_pixels={max_pixels}"
+                )
+            image.load()
+            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+    except UnreadableImageError:
+        raise
+    except FileNotFoundError:
+        raise UnreadableImageError("no such file") from None
+    except UnidentifiedImageError:
+        raise UnreadableImageError("not an image in a format that Pillow knows") from None
+    # Pillow's decoders raise all of these on damaged files, and warnings may be errors.
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        IndexError,
+        KeyError,
+        TypeError,
+        OverflowError,
+        MemoryError,
+        struct.error,
+        zlib.error,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:
+        raise UnreadableImageError(f"does not decode: {error}") from error
+
+
+def array_to_rgb(image: np.ndarray) -> UInt8[np.ndarray, "H W 3"]:
+    """Brings a decoded array, [H, W] or [H, W, 1 | 3 | 4] of uint8, to RGB as `decode_rgb` does."""
+    if image.dtype != np.uint8 or image.ndim not in (2, 3):
+        raise UnreadableImageError(f"{image.dtype}{list(image.shape)} is no uint8 image")
+    if image.ndim == 3 and image.shape[-1] == 3:
+        return image
+    if image.ndim == 3 and image.shape[-1] == 1:
+        image = image[..., 0]
+    elif image.ndim == 3 and image.shape[-1] != 4:
+        raise UnreadableImageError(f"{image.shape[-1]} channels are neither gray, RGB nor RGBA")
+    return np.asarray(_to_rgb(Image.fromarray(image)))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise UnreadableImageError("floating-point pixels have no known range")
+    if image.mode.startswith("I"):  # 16-bit gray; Pillow's own conversion would clip at 255
+        gray = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
+        image = Image.fromarray(((gray + 128) // 257).astype(np.uint8))
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,190 @@
+"""Batches as a pure function of (seed, step).
+
+Batch `s` of size B holds the positions s*B .. s*B+B-1 of an endless sequence: pass after pass
+over the source, each pass in a new order. grain's index shuffle finds the example at any
+position without holding a permutation, so a run resumes at any step, on any number of hosts, by
+asking for that step. A pass that B does not divide is no trouble: batches run on into the next.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ldm_scaling.data.source import DataError, Example, GatherSource, Source
+from ldm_scaling.data.transforms import Transform, example_rng, to_float
+
+
+class Pipeline:
+    """Endless shuffled batches of a source.
+
+    A batch is a dict of NumPy arrays with a leading axis: "image" float32 [B, H, W, 3] in
+    [-1, 1] wherever the example's image is uint8, "example_id" int32 [B], strings and lists as
+    object arrays [B]; other numbers as int32 or float32.
+
+    Args:
+      source: any `Source`. Without a transform, one with `take` is read a batch at a time.
+      batch_size: examples of the global batch, over all hosts.
+      seed: 0 <= seed < 2**64; decides order and augmentation.
+      transform: applied to each example with its own generator.
+      workers: processes that prepare batches for `iterate`; 0 leaves it to `threads` alone.
+      threads: threads (in each process) that prepare batches for `iterate`; each works on one
+        batch, so that many batches are in memory, and as many again wait.
+      shard: (index, count) of this host; it gets the index-th of count equal, consecutive parts
+        of each global batch.
+
+    Raises:
+      ValueError: an argument out of its range.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int,
+        seed: int,
+        transform: Transform | None = None,
+        *,
+        workers: int = 0,
+        threads: int = 2,
+        shard: tuple[int, int] = (0, 1),
+    ):
+        index, count = shard
+        if len(source) < 1:
+            raise DataError("source: holds no example")
+        if batch_size < 1 or not 0 <= index < count or batch_size % count:
+            raise ValueError(
+                f"batch_size={batch_size}, shard={shard}: the batch needs at least 1 example and "
+                "equal parts for shards 0 <= index < count"
+            )
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"seed={seed}: must lie in 0 .. 2**64 - 1")
+        if workers < 0 or threads < 1:
+            raise ValueError(f"workers={workers}, threads={threads}: need at least 0 and 1")
+        self.source, self.batch_size, self.seed = source, batch_size, seed
+        self._workers, self._threads = workers, threads
+        self._batches = self._dataset(transform, batch_size // count)[index::count]
+
+    def _dataset(self, transform: Transform | None, local_size: int) -> Any:
+        import grain  # seconds to import
+
+        # grain shuffles pass e with seed + e: without this, seed 1 would be seed 0 a pass later.
+        shuffle_seed = int(np.random.SeedSequence(self.seed).generate_state(1)[0])
+        order = grain.MapDataset.range(len(self.source)).shuffle(seed=shuffle_seed).repeat()
+        if transform is None and isinstance(self.source, GatherSource):
+            return order.batch(local_size).map(_Gather(self.source))
+        fetch = _Fetch(self.source, transform, self.seed)
+        return order.map_with_index(fetch).batch(local_size, batch_fn=collate)
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        """This host's part of the batch of `step` >= 0."""
+        return self._batches[_checked_step(step)]
+
+    def iterate(self, first_step: int = 0) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """Yields (step, batch) without end, batches prepared ahead. Close it to free the threads.
+
+        The same batches as `batch(step)`; an example that cannot be read raises here.
+        """
+        import grain
+
+        first_step = _checked_step(first_step)
+        options = grain.ReadOptions(self._threads, 2 * self._threads)
+        batches = self._batches[first_step:].to_iter_dataset(options)
+        if self._workers:
+            batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._workers))
+        iterator = iter(batches)
+        try:
+            yield from enumerate(iterator, first_step)
+        finally:
+            iterator.close()
+
+    def epochs(self, step: int) -> float:
+        """Passes over the source that are done before `step`."""
+        return step * self.batch_size / len(self.source)
+
+
+def sequential(
+    source: Source, batch_size: int, transform: Transform | None = None
+) -> Iterator[dict[str, np.ndarray]]:
+    """Every example once, in the source's order; the last batch may be smaller.
+
+    Random transforms draw as in the first pass of a pipeline with seed 0.
+    """
+    fetch = _Fetch(source, transform, seed=0)
+    for start in range(0, len(source), batch_size):
+        stop = min(start + batch_size, len(source))
+        yield collate([fetch(index, index) for index in range(start, stop)])
+
+
+def collate(examples: Sequence[Example]) -> dict[str, np.ndarray]:
+    """Stacks examples to a batch; see `Pipeline` for the types.
+
+    Raises:
+      DataError: examples of different keys or shapes.
+    """
+    batch = {}
+    for name in examples[0]:
+        try:
+            batch[name] = _stack([example[name] for example in examples])
+        except (KeyError, ValueError) as error:
+            shapes = sorted(
+                {str(np.shape(example[name])) for example in examples if name in example}
+            )
+            raise DataError(
+                f"{name}: not in all examples of a batch, or not of one shape ({', '.join(shapes)})"
+                "; `Resize` makes images equal"
+            ) from error
+    return _finish(batch)
+
+
+def _stack(values: list[Any]) -> np.ndarray:
+    if not isinstance(values[0], str | list | tuple):
+        return np.stack([np.asarray(value) for value in values])
+    objects = np.empty(len(values), dtype=object)
+    for i, value in enumerate(values):  # one assignment would unpack lists
+        objects[i] = value
+    return objects
+
+
+def _finish(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Types as the device will have them: JAX computes with 32 bits, networks on [-1, 1]."""
+    narrow = {"int64": np.int32, "float64": np.float32}
+    batch = {
+        name: array.astype(narrow[array.dtype.name]) if array.dtype.name in narrow else array
+        for name, array in batch.items()
+    }
+    if "image" in batch and batch["image"].dtype == np.uint8:
+        batch["image"] = to_float(batch["image"])
+    return batch
+
+
+def _checked_step(step: int) -> int:
+    if step < 0:
+        raise ValueError(f"step={step}: steps count from 0")
+    return int(step)
+
+
+@dataclass(frozen=True)
+class _Fetch:
+    """(position in the endless sequence, index in the source) -> transformed example."""
+
+    source: Source
+    transform: Transform | None
+    seed: int
+
+    def __call__(self, position: int, index: int) -> Example:
+        example = self.source[int(index)]
+        if self.transform is None:
+            return example
+        epoch = position // len(self.source)
+        return self.transform(example, example_rng(self.seed, example["example_id"], epoch))
+
+
+@dataclass(frozen=True)
+class _Gather:
+    """Indices in the source -> batch, all at once."""
+
+    source: GatherSource
+
+    def __call__(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        return _finish(self.source.take(indices))

@@ -1,0 +1,129 @@
+"""What a source of examples is, the door to all of them, and the one held in memory."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+
+Example: TypeAlias = dict[str, Any]
+"""Of an image source: "image" uint8 [H, W, 3], "caption" str, "example_id" int, "group" str, ..."""
+
+
+class DataError(ValueError):
+    """Data that cannot be used as it is: missing, empty, or too much of it damaged."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Random access to examples. `source[i]` is the same in every process and on every call."""
+
+    def __len__(self) -> int:
+        """How many examples."""
+
+    def __getitem__(self, index: int) -> Example:
+        """Example `index`, 0 <= index < len."""
+
+
+@runtime_checkable
+class GatherSource(Source, Protocol):
+    """A source that also hands out many examples at once, faster than one by one."""
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+        """The examples at `indices`, stacked along a first axis."""
+
+
+def open_source(name: str | os.PathLike, split: str = "train", **options: Any) -> Source:
+    """Opens captioned images wherever they are.
+
+    Args:
+      name: "noto_emoji" for the packaged set; the path of a folder of images with
+        `metadata.jsonl` or `captions.jsonl` (`FolderSource`); the path of a prepared TFDS data
+        set; or the name of a TFDS data set, such as "coco_captions" (`tfds_source.open_tfds`).
+      split: "train" or "test"; for TFDS also "train[:10%]", "all" and the like.
+      **options: keyword arguments of `FolderSource` or `tfds_source.open_tfds`.
+
+    Raises:
+      DataError: nothing usable there; the message says what was looked for.
+    """
+    path = Path(name)
+    if path.is_dir() and not (path / "dataset_info.json").is_file():
+        from ldm_scaling.data.folder import FolderSource
+
+        return FolderSource(path, split, **options)
+    if not path.is_dir() and (path.is_absolute() or str(name).startswith((".", "~"))):
+        raise DataError(f"name={str(name)!r}: no such folder")
+    from ldm_scaling.data import tfds_source
+
+    if str(name) == "noto_emoji" and "data_dir" not in options:
+        return tfds_source.open_tfds(tfds_source.packaged("noto_emoji"), split, **options)
+    return tfds_source.open_tfds(str(name), split, **options)
+
+
+class ArraySource:
+    """Arrays in memory as a source, such as latents and text embeddings computed ahead.
+
+    Args:
+      arrays: name -> array [N, ...]; all of one length. Strings may be any NumPy string or object
+        array. "example_id" (unique int) is 0..N-1 where it is not given.
+
+    Raises:
+      DataError: no arrays, or unequal lengths.
+    """
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]):
+        lengths = {name: len(array) for name, array in arrays.items()}
+        if not lengths or len(set(lengths.values())) > 1 or not min(lengths.values()):
+            raise DataError(f"arrays={lengths}: all need one and the same length of at least 1")
+        self._length = next(iter(lengths.values()))
+        self.arrays = {name: _objects_for_strings(array) for name, array in arrays.items()}
+        ids = self.arrays.get("example_id", np.arange(self._length))
+        self.arrays["example_id"] = ids.astype(np.int32)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Example:
+        return {name: array[index] for name, array in self.arrays.items()}
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+        """The examples at `indices`: name -> array [len(indices), ...]."""
+        index = np.asarray(indices)
+        return {name: array[index] for name, array in self.arrays.items()}
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes one `.npz` without pickles; the file appears whole or not at all."""
+        partial = Path(f"{os.fspath(path)}.{os.getpid()}.partial")
+        arrays = {name: _strings_for_objects(name, array) for name, array in self.arrays.items()}
+        try:
+            with partial.open("wb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "ArraySource":
+        """Reads what `save` wrote. Raises DataError if the file is no such thing."""
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(dict(arrays))
+        except FileNotFoundError:
+            raise DataError(f"{os.fspath(path)}: no such file") from None
+        except Exception as error:  # zipfile, zlib and NumPy each raise their own
+            raise DataError(f"{os.fspath(path)}: not a whole .npz of arrays: {error}") from error
+
+
+def _objects_for_strings(array: np.ndarray) -> np.ndarray:
+    """Strings as Python objects, so that a batch holds `str` whatever its source."""
+    array = np.asarray(array)
+    return array.astype(object) if array.dtype.kind == "U" else array
+
+
+def _strings_for_objects(name: str, array: np.ndarray) -> np.ndarray:
+    if array.dtype != object:
+        return array
+    if not all(isinstance(value, str) for value in array.flat):
+        raise DataError(f"{name}: only numbers and strings can be saved")
+    return array.astype(str)

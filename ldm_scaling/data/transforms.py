@@ -1,0 +1,112 @@
+"""What happens to one example between its source and its batch.
+
+A transform is `fn(example, rng) -> example`. Its randomness comes only from `rng`, which belongs
+to the example and the pass over the data (`example_rng`), so neither batch size nor hosts nor
+workers change what an example looks like. Images stay uint8 until they are stacked. Transforms
+that hold settings are frozen dataclasses: they travel to worker processes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import Image
+
+from ldm_scaling.data.source import Example
+
+Transform: TypeAlias = Callable[[Example, np.random.Generator], Example]
+
+
+def example_rng(seed: int, example_id: int, epoch: int) -> np.random.Generator:
+    """The generator of one example in one pass: Philox (Salmon et al. 2011), keyed by all three."""
+    key = np.array([seed, (int(example_id) & 0xFFFFFFFF) << 32 | int(epoch)], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))
+
+
+def to_float(images: UInt8[np.ndarray, "... H W 3"]) -> Float32[np.ndarray, "... H W 3"]:
+    """Maps 0..255 to [-1, 1], both ends exactly."""
+    return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
+
+
+@dataclass(frozen=True)
+class Compose:
+    """Applies `steps` from left to right, all drawing from the one `rng`."""
+
+    steps: tuple[Transform, ...]
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        """Applies all steps."""
+        for step in self.steps:
+            example = step(example, rng)
+        return example
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Scales the short side to `size` (antialiased), then crops to a square of `size`.
+
+    Args:
+      size: pixels.
+      crop: "center", or "random" along the long side.
+      filter: Pillow's resampling filter.
+    """
+
+    size: int
+    crop: Literal["center", "random"] = "center"
+    filter: Literal["bicubic", "lanczos", "bilinear", "box"] = "lanczos"
+
+    def __post_init__(self):
+        if self.size < 1:
+            raise ValueError(f"size={self.size}: an image needs at least 1 pixel")
+        if self.crop not in ("center", "random"):
+            raise ValueError(f"crop={self.crop!r}: either 'center' or 'random'")
+        if self.filter not in ("bicubic", "lanczos", "bilinear", "box"):
+            raise ValueError(f"filter={self.filter!r}: bicubic, lanczos, bilinear or box")
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        """Scales and crops "image"."""
+        height, width = example["image"].shape[:2]
+        scale = self.size / min(height, width)
+        scaled = (max(self.size, round(width * scale)), max(self.size, round(height * scale)))
+        # Drawn even where nothing is left to cut, so that later steps see the same numbers.
+        where = rng.random() if self.crop == "random" else 0.5
+        image = Image.fromarray(example["image"])
+        if scaled != image.size:
+            image = image.resize(scaled, Image.Resampling[self.filter.upper()])
+        left, top = (int(where * (side - self.size + 1)) for side in scaled)
+        if self.crop == "center":
+            left, top = ((side - self.size) // 2 for side in scaled)
+        image = image.crop((left, top, left + self.size, top + self.size))
+        return {**example, "image": np.asarray(image)}
+
+
+@dataclass(frozen=True)
+class RandomFlip:
+    """Mirrors left and right with probability `p`."""
+
+    p: float = 0.5
+
+    def __post_init__(self):
+        if not 0 <= self.p <= 1:
+            raise ValueError(f"p={self.p}: a probability lies between 0 and 1")
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        """Mirrors "image", or not."""
+        if rng.random() >= self.p:
+            return example
+        return {**example, "image": np.ascontiguousarray(example["image"][:, ::-1])}
+
+
+def random_caption(example: Example, rng: np.random.Generator) -> Example:
+    """Draws "caption" from "captions", for data sets with several captions an image."""
+    captions = example["captions"]
+    return {**example, "caption": captions[int(rng.integers(len(captions)))]}
+
+
+def image_transform(
+    size: int, *, crop: Literal["center", "random"] = "center", flip: float = 0.0
+) -> Transform:
+    """The usual: `Resize` to `size`, then `RandomFlip` if `flip`, a probability, is not 0."""
+    return Compose((Resize(size, crop), *((RandomFlip(flip),) if flip else ())))
