@@ -1,0 +1,24 @@
+"""Trains what a config describes, or goes on where an earlier run stopped.
+
+python launch/train.py --config=configs/autoencoder.py:micro --workdir=runs/vae
+python launch/train.py --config=configs/pretrain.py:320 --workdir=DIR --config.batch_size=256
+"""
+
+from absl import app, flags
+from ml_collections import config_flags
+
+CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; resumed if it is one.")
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments: {argv[1:]}")
+    from ldm_scaling.train import train
+
+    train(CONFIG.value, WORKDIR.value)
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main)
