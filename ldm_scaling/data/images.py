@@ -36,7 +36,8 @@ def decode_rgb(data: bytes | Path, max_pixels: int = MAX_PIXELS) -> UInt8[np.nda
                     f"{image.width}x{image.height} is more than max_pixels={max_pixels}"
                 )
             image.load()
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.asarray(_to_rgb(image))
     except UnreadableImageError:
         raise
     except FileNotFoundError:
@@ -85,4 +86,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

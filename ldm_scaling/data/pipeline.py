@@ -11,9 +11,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from absl import flags
 
-from ldm_scaling.data.source import DataError, Example, GatherSource, Source
+from ldm_scaling.data.source import (
+    ArraySource,
+    DataError,
+    Example,
+    GatherSource,
+    Source,
+    stack,
+)
 from ldm_scaling.data.transforms import Transform, example_rng, to_float
+
+_POSITIONS = 2**48  # stands for "endless": grain's own endless repeat cannot be sliced
 
 
 class Pipeline:
@@ -70,11 +80,12 @@ class Pipeline:
 
         # grain shuffles pass e with seed + e: without this, seed 1 would be seed 0 a pass later.
         shuffle_seed = int(np.random.SeedSequence(self.seed).generate_state(1)[0])
-        order = grain.MapDataset.range(len(self.source)).shuffle(seed=shuffle_seed).repeat()
+        order = grain.MapDataset.range(len(self.source)).shuffle(seed=shuffle_seed)
+        order = order.repeat(_POSITIONS // len(self.source) + 1)
         if transform is None and isinstance(self.source, GatherSource):
             return order.batch(local_size).map(_Gather(self.source))
         fetch = _Fetch(self.source, transform, self.seed)
-        return order.map_with_index(fetch).batch(local_size, batch_fn=collate)
+        return order.map_with_index(fetch).batch(local_size, batch_fn=_collate)
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
         """This host's part of the batch of `step` >= 0."""
@@ -91,6 +102,8 @@ class Pipeline:
         options = grain.ReadOptions(self._threads, 2 * self._threads)
         batches = self._batches[first_step:].to_iter_dataset(options)
         if self._workers:
+            if not flags.FLAGS.is_parsed():  # grain reads flags, also where no main parsed any
+                flags.FLAGS.mark_as_parsed()
             batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._workers))
         iterator = iter(batches)
         try:
@@ -113,37 +126,24 @@ def sequential(
     fetch = _Fetch(source, transform, seed=0)
     for start in range(0, len(source), batch_size):
         stop = min(start + batch_size, len(source))
-        yield collate([fetch(index, index) for index in range(start, stop)])
+        yield _collate([fetch(index, index) for index in range(start, stop)])
 
 
-def collate(examples: Sequence[Example]) -> dict[str, np.ndarray]:
-    """Stacks examples to a batch; see `Pipeline` for the types.
+def in_memory(source: Source, transform: Transform | None = None) -> ArraySource:
+    """Reads all of a source once and keeps it, images still uint8.
+
+    For small image sets, whose decoding would otherwise be repeated in every pass. `transform`
+    should draw nothing (such as `Resize(32)`); it is applied here, and never again.
 
     Raises:
-      DataError: examples of different keys or shapes.
+      DataError: images of different sizes; `Resize` makes them equal.
     """
-    batch = {}
-    for name in examples[0]:
-        try:
-            batch[name] = _stack([example[name] for example in examples])
-        except (KeyError, ValueError) as error:
-            shapes = sorted(
-                {str(np.shape(example[name])) for example in examples if name in example}
-            )
-            raise DataError(
-                f"{name}: not in all examples of a batch, or not of one shape ({', '.join(shapes)})"
-                "; `Resize` makes images equal"
-            ) from error
-    return _finish(batch)
+    fetch = _Fetch(source, transform, seed=0)
+    return ArraySource(stack([fetch(index, index) for index in range(len(source))]))
 
 
-def _stack(values: list[Any]) -> np.ndarray:
-    if not isinstance(values[0], str | list | tuple):
-        return np.stack([np.asarray(value) for value in values])
-    objects = np.empty(len(values), dtype=object)
-    for i, value in enumerate(values):  # one assignment would unpack lists
-        objects[i] = value
-    return objects
+def _collate(examples: Sequence[Example]) -> dict[str, np.ndarray]:
+    return _finish(stack(examples))
 
 
 def _finish(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -177,7 +177,7 @@ class _Fetch:
         if self.transform is None:
             return example
         epoch = position // len(self.source)
-        return self.transform(example, example_rng(self.seed, example["example_id"], epoch))
+        return self.transform(example, example_rng(self.seed, int(example["example_id"]), epoch))
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,35 @@ class ArraySource:
             raise DataError(f"{os.fspath(path)}: not a whole .npz of arrays: {error}") from error
 
 
+def stack(examples: Sequence[Example]) -> dict[str, np.ndarray]:
+    """Stacks examples to arrays [N, ...]; strings and lists to object arrays [N].
+
+    Raises:
+      DataError: examples of different keys or shapes.
+    """
+    return {name: _stack_feature(name, examples) for name in examples[0]}
+
+
+def _stack_feature(name: str, examples: Sequence[Example]) -> np.ndarray:
+    missing = next((i for i, example in enumerate(examples) if name not in example), None)
+    if missing is not None:
+        found = examples[missing].get("example_id")
+        raise DataError(f"{name}: example_id={found} has none, others have")
+    values = [example[name] for example in examples]
+    if isinstance(values[0], str | list | tuple):
+        objects = np.empty(len(values), dtype=object)
+        for i, value in enumerate(values):  # one assignment would unpack lists
+            objects[i] = value
+        return objects
+    try:
+        return np.stack([np.asarray(value) for value in values])
+    except ValueError as error:
+        shapes = ", ".join(sorted({str(np.shape(value)) for value in values}))
+        raise DataError(
+            f"{name}: cannot be stacked, the shapes are {shapes}; `Resize` makes images equal"
+        ) from error
+
+
 def _objects_for_strings(array: np.ndarray) -> np.ndarray:
     """Strings as Python objects, so that a batch holds `str` whatever its source."""
     array = np.asarray(array)

@@ -21,7 +21,7 @@ Transform: TypeAlias = Callable[[Example, np.random.Generator], Example]
 
 def example_rng(seed: int, example_id: int, epoch: int) -> np.random.Generator:
     """The generator of one example in one pass: Philox (Salmon et al. 2011), keyed by all three."""
-    key = np.array([seed, (int(example_id) & 0xFFFFFFFF) << 32 | int(epoch)], dtype=np.uint64)
+    key = np.array([seed, (example_id & 0xFFFFFFFF) << 32 | epoch], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key))
 
 
