@@ -1,16 +1,20 @@
 """Classifier-free guidance: model function -> model function. Solvers never hear of it."""
 
+from typing import TypeAlias
+
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float, Real
 
 from ldm_scaling.diffusion.parameterization import per_example
 from ldm_scaling.types import Context, Latents, ModelFn, Timesteps
 
+ScalarOrPerExample: TypeAlias = Real[ArrayLike, ""] | Real[ArrayLike, "B"]
+
 
 def classifier_free_guidance(
     model_fn: ModelFn,
-    rate: float | Float[Array, ""] | Float[Array, "B"],
+    rate: ScalarOrPerExample,
     unconditional_context: Float[Array, "#B L D"],
 ) -> ModelFn:
     """uncond + rate (cond - uncond), from one call on a doubled batch (arXiv:2207.12598, eq. 6).
@@ -35,9 +39,9 @@ def classifier_free_guidance(
 
 def rescaled_guidance(
     model_fn: ModelFn,
-    rate: float | Float[Array, ""] | Float[Array, "B"],
+    rate: ScalarOrPerExample,
     unconditional_context: Float[Array, "#B L D"],
-    phi: float | Float[Array, ""] | Float[Array, "B"] = 0.7,
+    phi: ScalarOrPerExample = 0.7,
 ) -> ModelFn:
     """Guidance whose result keeps the standard deviation of the conditional output.
 
@@ -57,7 +61,7 @@ def rescaled_guidance(
     return guided
 
 
-def check_guidance_rate(rate: float | np.ndarray) -> None:
+def check_guidance_rate(rate: Real[ArrayLike, "..."]) -> None:
     """Host-side check of what a user asked for.
 
     Raises:

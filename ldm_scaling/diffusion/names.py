@@ -13,6 +13,6 @@ def check_name(field: str, value: str, valid: Iterable[str]) -> str:
     valid = tuple(valid)
     if value in valid:
         return value
-    near = difflib.get_close_matches(str(value), valid, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"{field}={value!r}: {hint}valid are {', '.join(map(repr, valid))}")
+    nearest = difflib.get_close_matches(str(value), valid, n=1, cutoff=0.0)[0]
+    names = ", ".join(map(repr, valid))
+    raise ValueError(f"{field}={value!r}: did you mean {nearest!r}? Valid are {names}")

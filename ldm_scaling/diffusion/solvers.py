@@ -51,7 +51,7 @@ def ddim(
     steps: int,
     *,
     spacing: str = "leading",
-    eta: float = 0.0,
+    eta: float | int = 0.0,
     final_sigma: str | None = None,
 ) -> SamplerTable:
     """DDIM (arXiv:2010.02502, eq. 12 and 16).
@@ -75,8 +75,10 @@ def ddim(
     if final_sigma is None:
         final_sigma = "sigma_min" if spacing == "leading" else "zero"
     now, then = _levels(schedule, timestep, final_sigma)
-    d = eta * np.sqrt((1 - then) / (1 - now) * (1 - now / then))
-    a = np.sqrt((1 - then - d**2) / (1 - now))  # of eps, which is (x - alpha x0) / sigma
+    variance = (1 - then) / (1 - now) * (1 - now / then)  # of the posterior
+    d = eta * np.sqrt(variance)
+    # Weight of eps = (x - alpha x0) / sigma; rounding may leave a hair below 0.
+    a = np.sqrt(np.maximum(1 - then - eta**2 * variance, 0) / (1 - now))
     return _table(timestep, a, np.sqrt(then) - a * np.sqrt(now), 0 * a, d)
 
 
@@ -171,7 +173,8 @@ def spaced_timesteps(
         t = np.arange(points) * max(last // points, 1)
         t = t + min(_LEADING_OFFSET, last - 1 - t[-1])  # 1000 steps leave no room for the offset
     elif spacing == "trailing":
-        t = np.round(last - np.arange(steps) * (last / steps))[::-1] - 1
+        # arange's rounding decides ties (937.5), so it is taken as is; it may overshoot by one.
+        t = np.round(np.arange(last, 0, -last / steps))[:steps][::-1] - 1
         dropped = 0
     else:
         t = np.round(np.linspace(0, last - 1, points)) if points > 1 else np.array([last - 1])
