@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ldm_scaling.unet.layers import dense
+
 CPU_QUERIES = 512  # queries of one piece on a CPU: its scores stay in the cache
 ACCELERATOR_SCORES = 1 << 27  # scores of one piece elsewhere: 512 MiB in float32
 AUTO_CHUNKED_SCORES = 1 << 22  # `auto` takes `chunked` from this many scores on
@@ -41,14 +43,12 @@ class Attention(nn.Module):
         context = x if context is None else context
 
         def project(name: str, inputs: Array) -> Array:
-            y = nn.Dense(channels, use_bias=False, dtype=self.dtype, name=name)(inputs)
+            y = dense(channels, self.dtype, use_bias=False, name=name)(inputs)
             return y.reshape(batch, inputs.shape[1], self.heads, channels // self.heads)
 
         q, k, v = project("to_q", x), project("to_k", context), project("to_v", context)
         y = dot_product_attention(q, k, v, self.kernel)
-        return nn.Dense(channels, dtype=self.dtype, name="to_out_0")(
-            y.reshape(batch, queries, channels)
-        )
+        return dense(channels, self.dtype, name="to_out_0")(y.reshape(batch, queries, channels))
 
 
 def dot_product_attention(

@@ -1,4 +1,4 @@
-"""The pieces of the UNet: normalisation, residual block, resampling, transformer, time embedding.
+"""The pieces of the UNet: time embedding, residual block, resampling, transformer.
 
 Modules carry the names of diffusers' state dict, so that one rule converts a checkpoint. The last
 layer of every residual branch starts at zero (as in the original latent diffusion code): at the
@@ -8,45 +8,14 @@ start of training a block is the identity.
 import math
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
 from ldm_scaling.unet.attention import Attention
+from ldm_scaling.unet.layers import ZEROS, GroupNorm, conv, dense
 
-ZEROS = nn.initializers.zeros
 RESNET_EPSILON = 1e-5
 TRANSFORMER_EPSILON = 1e-6  # of the group norm before the projection, as in SD's checkpoints
-
-
-class GroupNorm(nn.Module):
-    """Group normalisation over space (arXiv:1803.08494), statistics in float32.
-
-    Written as one scale and one shift per example and channel: sums over space first, then over
-    the few channels of a group, so that the big array is only read along its fast axis.
-    """
-
-    groups: int
-    epsilon: float
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B *space C"]) -> Float[Array, "B *space C"]:
-        """Normalises each group of channels of each example to mean 0 and variance 1."""
-        batch, channels = x.shape[0], x.shape[-1]
-        weight = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", ZEROS, (channels,))
-        flat = x.reshape(batch, -1, channels).astype(jnp.float32)
-
-        def group_mean(y: Array) -> Array:  # [B, N, C] -> [B, C], equal within a group
-            mean = y.mean(axis=1).reshape(batch, self.groups, -1).mean(axis=2)
-            return jnp.repeat(mean, channels // self.groups, axis=1)
-
-        mean = group_mean(flat)
-        variance = jnp.maximum(group_mean(jnp.square(flat)) - jnp.square(mean), 0.0)
-        scale = jax.lax.rsqrt(variance + self.epsilon) * weight[None]
-        shift = bias[None] - mean * scale
-        return (flat * scale[:, None] + shift[:, None]).astype(self.dtype).reshape(x.shape)
 
 
 def timestep_embedding(t: Real[Array, "B"], size: int) -> Float[Array, "B {size}"]:
@@ -69,8 +38,8 @@ class TimestepEmbedding(nn.Module):
     @nn.compact
     def __call__(self, sinusoids: Float[Array, "B S"]) -> Float[Array, "B T"]:
         """Returns [B, size]."""
-        x = nn.Dense(self.size, dtype=self.dtype, name="linear_1")(sinusoids)
-        return nn.Dense(self.size, dtype=self.dtype, name="linear_2")(nn.silu(x))
+        x = dense(self.size, self.dtype, name="linear_1")(sinusoids)
+        return dense(self.size, self.dtype, name="linear_2")(nn.silu(x))
 
 
 class ResnetBlock(nn.Module):
@@ -86,13 +55,13 @@ class ResnetBlock(nn.Module):
     ) -> Float[Array, "B H W D"]:
         """Returns [B, H, W, channels]."""
         y = nn.silu(GroupNorm(self.groups, RESNET_EPSILON, self.dtype, name="norm1")(x))
-        y = conv3x3(self.channels, self.dtype, name="conv1")(y)
-        shift = nn.Dense(self.channels, dtype=self.dtype, name="time_emb_proj")(nn.silu(time))
+        y = conv(self.channels, 3, self.dtype, name="conv1")(y)
+        shift = dense(self.channels, self.dtype, name="time_emb_proj")(nn.silu(time))
         y = y + shift[:, None, None, :]
         y = nn.silu(GroupNorm(self.groups, RESNET_EPSILON, self.dtype, name="norm2")(y))
-        y = conv3x3(self.channels, self.dtype, kernel_init=ZEROS, name="conv2")(y)
+        y = conv(self.channels, 3, self.dtype, kernel_init=ZEROS, name="conv2")(y)
         if x.shape[-1] != self.channels:
-            x = nn.Conv(self.channels, (1, 1), dtype=self.dtype, name="conv_shortcut")(x)
+            x = conv(self.channels, 1, self.dtype, name="conv_shortcut")(x)
         return x + y
 
 
@@ -105,7 +74,7 @@ class Downsample(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
         """Returns [B, H / 2, W / 2, channels]."""
-        return conv3x3(self.channels, self.dtype, strides=(2, 2), name="conv")(x)
+        return conv(self.channels, 3, self.dtype, strides=(2, 2), name="conv")(x)
 
 
 class Upsample(nn.Module):
@@ -120,7 +89,7 @@ class Upsample(nn.Module):
         batch, height, width, channels = x.shape
         x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
         x = x.reshape(batch, 2 * height, 2 * width, channels)
-        return conv3x3(self.channels, self.dtype, name="conv")(x)
+        return conv(self.channels, 3, self.dtype, name="conv")(x)
 
 
 class Transformer(nn.Module):
@@ -141,20 +110,18 @@ class Transformer(nn.Module):
         y = GroupNorm(self.groups, TRANSFORMER_EPSILON, self.dtype, name="norm")(x)
         if self.linear_projection:
             y = y.reshape(batch, height * width, channels)
-            y = nn.Dense(channels, dtype=self.dtype, name="proj_in")(y)
+            y = dense(channels, self.dtype, name="proj_in")(y)
         else:
-            y = nn.Conv(channels, (1, 1), dtype=self.dtype, name="proj_in")(y)
+            y = conv(channels, 1, self.dtype, name="proj_in")(y)
             y = y.reshape(batch, height * width, channels)
         y = TransformerBlock(self.heads, self.attention, self.dtype, name="transformer_blocks_0")(
             y, context
         )
         if self.linear_projection:
-            y = nn.Dense(channels, dtype=self.dtype, kernel_init=ZEROS, name="proj_out")(y)
+            y = dense(channels, self.dtype, kernel_init=ZEROS, name="proj_out")(y)
             return x + y.reshape(x.shape)
         y = y.reshape(x.shape)
-        return x + nn.Conv(channels, (1, 1), dtype=self.dtype, kernel_init=ZEROS, name="proj_out")(
-            y
-        )
+        return x + conv(channels, 1, self.dtype, kernel_init=ZEROS, name="proj_out")(y)
 
 
 class TransformerBlock(nn.Module):
@@ -191,7 +158,7 @@ class FeedForward(nn.Module):
         """Returns the same shape."""
         channels = x.shape[-1]
         x = GEGLU(4 * channels, self.dtype, name="net_0")(x)
-        return nn.Dense(channels, dtype=self.dtype, name="net_2")(x)
+        return dense(channels, self.dtype, name="net_2")(x)
 
 
 class GEGLU(nn.Module):
@@ -203,12 +170,5 @@ class GEGLU(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B N C"]) -> Float[Array, "B N F"]:
         """Returns [B, N, features]."""
-        x, gate = jnp.split(
-            nn.Dense(2 * self.features, dtype=self.dtype, name="proj")(x), 2, axis=-1
-        )
+        x, gate = jnp.split(dense(2 * self.features, self.dtype, name="proj")(x), 2, axis=-1)
         return x * nn.gelu(gate, approximate=False)
-
-
-def conv3x3(channels: int, dtype: jnp.dtype, **kwargs) -> nn.Conv:
-    """A 3x3 convolution padded by one pixel on every side, also at stride 2 (torch's way)."""
-    return nn.Conv(channels, (3, 3), padding=((1, 1), (1, 1)), dtype=dtype, **kwargs)

@@ -6,17 +6,15 @@ from jaxtyping import Array, Float, Real
 
 from ldm_scaling.unet.blocks import (
     RESNET_EPSILON,
-    ZEROS,
     Downsample,
-    GroupNorm,
     ResnetBlock,
     TimestepEmbedding,
     Transformer,
     Upsample,
-    conv3x3,
     timestep_embedding,
 )
 from ldm_scaling.unet.config import UNetConfig
+from ldm_scaling.unet.layers import ZEROS, GroupNorm, conv
 
 
 class UNet(nn.Module):
@@ -56,7 +54,7 @@ class UNet(nn.Module):
         time = TimestepEmbedding(4 * channels[0], dtype, name="time_embedding")(sinusoids)
         context = context.astype(dtype)
 
-        x = conv3x3(channels[0], dtype, name="conv_in")(x)
+        x = conv(channels[0], 3, dtype, name="conv_in")(x)
         skips = [x]
         for level in range(levels):
             block = DownBlock(config, level, name=f"down_blocks_{level}")
@@ -72,7 +70,7 @@ class UNet(nn.Module):
             x = block(x, used, time, context)
 
         x = nn.silu(GroupNorm(config.norm_groups, RESNET_EPSILON, dtype, name="conv_norm_out")(x))
-        x = conv3x3(config.out_channels, dtype, kernel_init=ZEROS, name="conv_out")(x)
+        x = conv(config.out_channels, 3, dtype, kernel_init=ZEROS, name="conv_out")(x)
         return x.astype(jnp.float32)
 
 

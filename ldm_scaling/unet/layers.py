@@ -1,0 +1,68 @@
+"""Layers: linear, convolution and group normalisation as every block here uses them."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+ZEROS = nn.initializers.zeros
+
+
+def lecun_normal(
+    key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32
+) -> Float[Array, "..."]:
+    """Truncated normal of variance 1 / fan-in, the last axis being the outputs.
+
+    The distribution of `flax.linen.initializers.lecun_normal`, but drawn flat and then shaped: XLA
+    takes over three times as long to compile the random bits of a four-dimensional array
+    (*measured* on a CPU: 1.0 against 0.3 s a parameter, and a UNet has a hundred).
+    """
+    # 0.8796...: standard deviation of the normal distribution cut at two of its own
+    deviation = math.prod(shape[:-1]) ** -0.5 / 0.87962566103423978
+    flat = jax.random.truncated_normal(key, -2.0, 2.0, (math.prod(shape),), dtype)
+    return deviation * flat.reshape(shape)
+
+
+def dense(features: int, dtype: jnp.dtype, kernel_init=lecun_normal, **kwargs) -> nn.Dense:
+    """A linear layer that computes in `dtype`."""
+    return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, **kwargs)
+
+
+def conv(channels: int, size: int, dtype: jnp.dtype, kernel_init=lecun_normal, **kwargs) -> nn.Conv:
+    """A convolution of odd size, padded by half of it on every side, also at stride 2."""
+    padding = ((size // 2, size // 2),) * 2
+    return nn.Conv(
+        channels, (size, size), padding=padding, dtype=dtype, kernel_init=kernel_init, **kwargs
+    )
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation over space (arXiv:1803.08494), statistics in float32.
+
+    Written as one scale and one shift per example and channel: sums over space first, then over
+    the few channels of a group, so that the big array is only read along its fast axis.
+    """
+
+    groups: int
+    epsilon: float
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B *space C"]) -> Float[Array, "B *space C"]:
+        """Normalises each group of channels of each example to mean 0 and variance 1."""
+        batch, channels = x.shape[0], x.shape[-1]
+        weight = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", ZEROS, (channels,))
+        flat = x.reshape(batch, -1, channels).astype(jnp.float32)
+
+        def group_mean(y: Array) -> Array:  # [B, N, C] -> [B, C], equal within a group
+            mean = y.mean(axis=1).reshape(batch, self.groups, -1).mean(axis=2)
+            return jnp.repeat(mean, channels // self.groups, axis=1)
+
+        mean = group_mean(flat)
+        variance = jnp.maximum(group_mean(jnp.square(flat)) - jnp.square(mean), 0.0)
+        scale = jax.lax.rsqrt(variance + self.epsilon) * weight[None]
+        shift = bias[None] - mean * scale
+        return (flat * scale[:, None] + shift[:, None]).astype(self.dtype).reshape(x.shape)
