@@ -147,18 +147,23 @@ class _Scan:
         self._cache, self._max_pixels = cache, max_pixels
         self._known: dict[tuple[str, int, int, int], str] = {}
         self._out: Any = None
+        self._torn = False
         if cache is not None and cache.exists():
-            for line in cache.read_text(encoding="utf-8").splitlines():
+            text = cache.read_text(encoding="utf-8", errors="replace")
+            self._torn = not text.endswith("\n")
+            for line in text.splitlines():
                 try:
                     *key, why = json.loads(line)
                     self._known[tuple(key)] = why
-                except ValueError:
+                except (ValueError, TypeError):
                     continue  # the torn last line of an interrupted scan
 
     def __enter__(self) -> "_Scan":
         if self._cache is not None:
             # One unbuffered write a line: threads and hosts may append to the same file.
             self._out = self._cache.open("ab", buffering=0)
+            if self._torn:
+                self._out.write(b"\n")
         return self
 
     def __exit__(self, *exception: object) -> None:

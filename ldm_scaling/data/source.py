@@ -107,7 +107,7 @@ class ArraySource:
     def load(cls, path: str | os.PathLike) -> "ArraySource":
         """Reads what `save` wrote. Raises DataError if the file is no such thing."""
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return cls(dict(arrays))
         except FileNotFoundError:
             raise DataError(f"{os.fspath(path)}: no such file") from None

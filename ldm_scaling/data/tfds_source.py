@@ -87,9 +87,9 @@ class TfdsSource:
             ) from error
         except ValueError as error:
             known = ", ".join(builder.info.splits)
-            raise DataError(f"split={split!r}: {builder.name} has {known}: {error}") from error
-        if not len(self._records):
-            raise DataError(f"split={split!r}: {builder.name} has no example there")
+            raise DataError(
+                f"split={split!r}: nothing there; {builder.name} has {known}: {error}"
+            ) from error
 
     def __len__(self) -> int:
         return len(self._records)

@@ -135,11 +135,14 @@ def test_worker_processes_change_nothing():
     script = """
         import itertools
         import numpy as np
-        from ldm_scaling.data import Pipeline, image_transform, open_source
+        from ldm_scaling.data import ArraySource, Pipeline, image_transform
 
         if __name__ == "__main__":
-            make = lambda n: Pipeline(open_source("noto_emoji", "test"), 8, seed=5,
-                                      transform=image_transform(16, flip=0.5), workers=n)
+            images = np.random.default_rng(0).integers(0, 256, (21, 9, 12, 3), dtype=np.uint8)
+            captions = np.array([str(i) for i in range(21)])
+            source = ArraySource({"image": images, "caption": captions})
+            transform = image_transform(8, crop="random", flip=0.5)
+            make = lambda n: Pipeline(source, 6, 5, transform, workers=n, shard=(1, 2))
             alone, helped = make(0), make(2)
             iterator = helped.iterate(3)
             for step, batch in itertools.islice(iterator, 5):
