@@ -1,0 +1,158 @@
+"""Import from and export to the diffusers folder layout: the formats that others open.
+
+A component is a folder with `config.json` and `diffusion_pytorch_model.safetensors` (text encoders:
+`model.safetensors`). Everything is strict: a missing, unexpected or misshapen parameter raises
+`merge.KeyMismatchError` with the difference, an option we do not have `UnsupportedConfigError`.
+Parameters come as numpy float32, whatever the file's dtype; put them on devices as you like.
+"""
+
+import dataclasses
+import functools
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from etils import epath
+
+from ldm_scaling.checkpoint import diffusers_config, names
+from ldm_scaling.checkpoint.merge import KeyMismatchError, key_diff
+from ldm_scaling.checkpoint.weights_file import read_json, read_weights, write_json, write_weights
+from ldm_scaling.encoders.autoencoder import Autoencoder, AutoencoderConfig
+from ldm_scaling.types import Params
+from ldm_scaling.unet.config import UNetConfig
+from ldm_scaling.unet.unet import UNet
+
+WEIGHTS = "diffusion_pytorch_model"
+Folder: TypeAlias = str | os.PathLike[str]
+State: TypeAlias = Mapping[str, np.ndarray]  # names as in the file -> arrays
+
+# Attention of autoencoders saved before diffusers 0.12, some with 1x1 convolutions for layers.
+_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def import_unet(
+    folder_or_state: Folder | State, config: Mapping[str, Any] | None = None
+) -> tuple[UNetConfig, dict[str, Any]]:
+    """Reads a `UNet2DConditionModel`.
+
+    The prediction type is that of `../scheduler/scheduler_config.json` where there is one, else
+    the note that `export_unet` left, else "epsilon", which is diffusers' default.
+
+    Args:
+      folder_or_state: the folder, or a state dict, which needs `config`.
+      config: what config.json would hold; None: it is read from the folder.
+
+    Raises:
+      FileNotFoundError, ValueError: see the module; names the file.
+    """
+    raw, state, source = _open(folder_or_state, config, WEIGHTS)
+    noted, prediction_type = raw.get("_prediction_type"), None
+    if not isinstance(folder_or_state, Mapping):
+        beside = epath.Path(folder_or_state).parent / "scheduler" / "scheduler_config.json"
+        prediction_type = read_json(beside).get("prediction_type") if beside.exists() else None
+        if noted and prediction_type not in (None, noted):
+            message = "%s says prediction_type=%s, and is believed; %s was exported with %s."
+            logging.warning(message, beside, prediction_type, source, noted)
+    prediction_type = prediction_type or noted or "epsilon"
+    unet_config = diffusers_config.unet_from_diffusers(raw, prediction_type)
+    return unet_config, names.from_file(_unet_template(unet_config), state, source)
+
+
+def export_unet(config: UNetConfig, params: Params, folder: Folder, dtype: str = "float32") -> None:
+    """Writes what `UNet2DConditionModel.from_pretrained(folder)` opens.
+
+    Args:
+      config, params: the network; params are checked against the config.
+      folder: made if missing; each file is replaced atomically, the weights first.
+      dtype: of the stored weights: "float32", "float16" or "bfloat16".
+
+    Raises:
+      KeyMismatchError: params are not those of `config`.
+      ValueError: a value does not fit into `dtype`.
+    """
+    raw = diffusers_config.unet_to_diffusers(config)
+    _save(folder, WEIGHTS, raw, _unet_template(config), params, dtype)
+
+
+def import_autoencoder(
+    folder_or_state: Folder | State, config: Mapping[str, Any] | None = None
+) -> tuple[AutoencoderConfig, dict[str, Any]]:
+    """Reads an `AutoencoderKL`, also of the time when its attention had other names.
+
+    Args and raises as `import_unet`.
+    """
+    raw, state, source = _open(folder_or_state, config, WEIGHTS)
+    vae_config = diffusers_config.autoencoder_from_diffusers(raw)
+    state = dict(_renamed_attention(name, array) for name, array in state.items())
+    return vae_config, names.from_file(_autoencoder_template(vae_config), state, source)
+
+
+def export_autoencoder(
+    config: AutoencoderConfig, params: Params, folder: Folder, dtype: str = "float32"
+) -> None:
+    """Writes what `AutoencoderKL.from_pretrained(folder)` opens; see `export_unet`."""
+    raw = diffusers_config.autoencoder_to_diffusers(config)
+    _save(folder, WEIGHTS, raw, _autoencoder_template(config), params, dtype)
+
+
+def _open(
+    folder_or_state: Folder | State, config: Mapping[str, Any] | None, stem: str
+) -> tuple[Mapping[str, Any], State, str]:
+    """Config, state dict, and what to call them in a message."""
+    if isinstance(folder_or_state, Mapping):
+        if config is None:
+            raise ValueError("config=None: a state dict alone does not tell its config")
+        return config, folder_or_state, "state dict"
+    if config is None:
+        config = read_json(epath.Path(folder_or_state) / "config.json")
+    return config, read_weights(folder_or_state, stem), os.fspath(folder_or_state)
+
+
+def _save(
+    folder: Folder, stem: str, config: dict[str, Any], template: Params, params: Params, dtype: str
+) -> None:
+    if diff := key_diff(template, params):
+        raise KeyMismatchError(diff, "params to export")
+    write_weights(folder, stem, names.to_file(params), dtype)
+    write_json(epath.Path(folder) / "config.json", config)
+
+
+def _renamed_attention(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
+    match = re.fullmatch(r"(.*\.attentions\.\d+)\.(\w+)\.(weight|bias)", name)
+    if match is None or match[2] not in _OLD_ATTENTION:
+        return name, array
+    if array.ndim == 4:
+        array = array[:, :, 0, 0]
+    return f"{match[1]}.{_OLD_ATTENTION[match[2]]}.{match[3]}", array
+
+
+def _shapes(init: Callable[..., Any], *shapes: tuple[int, ...]) -> Params:
+    """Names and shapes of a network's parameters; nothing is allocated or computed."""
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return jax.eval_shape(init, jax.random.key(0), *arguments)["params"]
+
+
+def _unet_template(config: UNetConfig) -> Params:
+    # What leaves the parameters as they are is set to one value, and traced once.
+    return _unet_shapes(
+        dataclasses.replace(
+            config, prediction_type="epsilon", dtype="float32", remat="none", attention="xla"
+        )
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _unet_shapes(config: UNetConfig) -> Params:
+    size = 2 ** (len(config.block_out_channels) - 1)
+    x, context = (1, size, size, config.in_channels), (1, 1, config.context_size)
+    return _shapes(UNet(config).init, x, (1,), context)
+
+
+@functools.lru_cache(maxsize=8)
+def _autoencoder_template(config: AutoencoderConfig) -> Params:
+    return _shapes(Autoencoder(config).init, (1, config.factor, config.factor, config.in_channels))

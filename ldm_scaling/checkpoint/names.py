@@ -1,0 +1,86 @@
+"""One rule between the names of our parameters and those in diffusers' and transformers' files.
+
+    down_blocks_0 / resnets_1 / conv1 / kernel    <->    down_blocks.0.resnets.1.conv1.weight
+
+A module name that ends in a number is an entry of a list there; leaves are called as PyTorch calls
+them; convolutions are stored [out, in, height, width] and linear layers [out, in], ours
+[height, width, in, out] and [in, out]. The template (the shapes of our network) decides which of
+the two a weight is, so a 1x1 convolution and a linear layer are never confused.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from ldm_scaling.checkpoint.merge import KeyMismatchError, key_diff
+from ldm_scaling.types import Params
+
+_LEAF_NAMES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "embedding": "weight",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+# Names that end in a number there too, not entries of a list: the two layers of the time embedding.
+_NOT_IN_A_LIST = ("linear_1", "linear_2")
+_TO_FILE = {4: (3, 2, 0, 1), 2: (1, 0)}  # axes of a kernel, by its rank
+_FROM_FILE = {4: (2, 3, 1, 0), 2: (1, 0)}
+
+
+def file_name(path: tuple[str, ...]) -> str:
+    """("down_blocks_0", "conv1", "kernel") -> "down_blocks.0.conv1.weight"."""
+    *modules, leaf = path
+    parts = [m if m in _NOT_IN_A_LIST else re.sub(r"_(\d+)$", r".\1", m) for m in modules]
+    return ".".join([*parts, _LEAF_NAMES.get(leaf, leaf)])
+
+
+def file_shapes(template: Params) -> dict[str, tuple[int, ...]]:
+    """Names and shapes that a file of these parameters has."""
+    flat = traverse_util.flatten_dict(dict(template))
+    return {file_name(path): _file_shape(path, leaf.shape) for path, leaf in flat.items()}
+
+
+def to_file(params: Params) -> dict[str, np.ndarray]:
+    """Parameters -> what a PyTorch state dict of the same network holds, C-contiguous arrays."""
+    flat = traverse_util.flatten_dict(dict(params))
+    return {file_name(path): _transposed(path, leaf, _TO_FILE) for path, leaf in flat.items()}
+
+
+def from_file(template: Params, state: Mapping[str, np.ndarray], source: str) -> dict[str, Any]:
+    """State dict -> parameters, numpy float32, in the template's structure.
+
+    Args:
+      template: tree of `jax.ShapeDtypeStruct` or arrays.
+      state: name -> array of any float dtype.
+      source: where the state comes from, for the message.
+
+    Raises:
+      KeyMismatchError: a name is missing or unexpected, or a shape differs.
+    """
+    # A tuple is a leaf here: names are already flat.
+    if diff := key_diff(file_shapes(template), state):
+        raise KeyMismatchError(diff, source)
+    flat = {
+        path: _transposed(path, state[file_name(path)], _FROM_FILE).astype(np.float32, copy=False)
+        for path in traverse_util.flatten_dict(dict(template))
+    }
+    return traverse_util.unflatten_dict(flat)
+
+
+def _axes(path: tuple[str, ...], rank: int, rule: Mapping[int, tuple[int, ...]]) -> tuple[int, ...]:
+    return rule.get(rank, tuple(range(rank))) if path[-1] == "kernel" else tuple(range(rank))
+
+
+def _file_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(shape[axis] for axis in _axes(path, len(shape), _TO_FILE))
+
+
+def _transposed(
+    path: tuple[str, ...], leaf: Any, rule: Mapping[int, tuple[int, ...]]
+) -> np.ndarray:
+    array = np.asarray(leaf)
+    return np.asarray(array.transpose(_axes(path, array.ndim, rule)), order="C")
