@@ -32,6 +32,8 @@ class Task(Protocol):
     ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
         """The mean loss of the batch (scalar) and a dict of scalar metrics to log.
 
+        Metrics, too, are means over examples: they are averaged over parts of a batch and steps.
+
         Args:
           params: as `init` made them.
           frozen: this task's `frozen`.

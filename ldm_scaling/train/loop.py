@@ -5,6 +5,7 @@ keys and schedules are functions of the step, so the newest checkpoint is all th
 run that was stopped ends with bitwise the same parameters as one that was not.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -39,7 +40,7 @@ class Batches(Protocol):
         """Batch number `step`, pure in the step."""
 
     def iterate(self, first_step: int) -> Iterator[tuple[int, Batch]]:
-        """(step, batch) from `first_step` on, prefetched."""
+        """(step, batch) from `first_step` on, prefetched; a generator, closed when done."""
 
 
 def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> TrainState:
@@ -82,22 +83,25 @@ def run(
         accumulate=config.accumulate,
     )
 
-    # Go on from the newest whole checkpoint, else start from the seed.
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints)
-    restored = checkpoints.restore_latest(program.state)
-    first, state = restored[:2] if restored else (0, program.init())
-    frozen = jax.device_put(task.frozen, program.frozen)
-    logging.info("Training from step %d to %d on %s", first, config.num_steps, mesh)
-
     def place(batch: Batch) -> Batch:
         return put_batch(mesh, task.host_batch(batch))
 
-    with (
-        Interrupt() as interrupt,
-        Report(config, workdir, task, program.state.params, first) as report,
-    ):
-        done = saved = first
-        batches = training.iterate(first)
+    with contextlib.ExitStack() as stack:
+        # Entered first, left last: a save under way is finished whatever ends the run.
+        checkpoints = stack.enter_context(
+            Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints)
+        )
+        # Go on from the newest whole checkpoint, else start from the seed.
+        restored = checkpoints.restore_latest(program.state)
+        done, state = restored[:2] if restored else (0, program.init())
+        frozen = jax.device_put(task.frozen, program.frozen)
+        logging.info("Training from step %d to %d on %s", done, config.num_steps, mesh)
+        report = stack.enter_context(Report(config, workdir, task, program.state.params, done))
+        batches = training.iterate(done)
+        stack.callback(getattr(batches, "close", lambda: None))
+        interrupt = stack.enter_context(Interrupt())
+
+        saved = done
         while done < config.num_steps and not interrupt.signal_name:
             _, batch = next(batches)
             state, metrics = program.step(state, frozen, place(batch))
@@ -119,7 +123,6 @@ def run(
         report.flush()
         if done > saved:
             checkpoints.save(done, state, {})
-        checkpoints.wait()
     if done < config.num_steps:
         raise SystemExit(
             f"{interrupt.signal_name}: stopped after step {done} of {config.num_steps} and saved; "

@@ -150,7 +150,7 @@ class Report:
                 num_samples=examples,
                 metrics=metrics,
                 costs={
-                    "parameters": self._parameters,
+                    "parameters": float(self._parameters),
                     "training_flops": training_flops(self._task, step * self._config.batch_size),
                 },
                 protocol=protocol,

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,24 +12,30 @@ from ldm_scaling.train.optimizer import learning_rate_schedule, make_optimizer
 from ldm_scaling.train.step import build, ema_decay_at, example_keys
 
 
-def run_steps(steps, *, devices=None, accumulate=1, bad_steps=(), min_shard_size=1, mesh=None):
-    task, batches = ToyTask(), ToyBatches(bad_steps=bad_steps)
-    mesh = make_mesh(**(mesh or {}), devices=devices or jax.devices()[:1])
-    program = build(
-        task,
+@functools.cache
+def program_on(mesh, accumulate):
+    return build(
+        ToyTask(),
         make_optimizer(toy_config().optimizer),
         mesh,
         seed=0,
         ema_decay=0.99,
         accumulate=accumulate,
-        min_shard_size=min_shard_size,
+        min_shard_size=1,
     )
+
+
+def run_steps(steps, *, devices=None, accumulate=1, bad_steps=(), mesh=None):
+    """State and metrics after so many steps, and the state where it lies."""
+    task, batches = ToyTask(), ToyBatches(bad_steps=bad_steps)
+    mesh = make_mesh(**(mesh or {}), devices=devices or jax.devices()[:1])
+    program = program_on(mesh, accumulate)
     state, frozen = program.init(), jax.device_put(task.frozen, program.frozen)
     history = []
     for i in range(steps):
         state, metrics = program.step(state, frozen, put_batch(mesh, batches.batch(i)))
         history.append(jax.device_get(metrics))
-    assert program.step._cache_size() == (steps > 0)
+    assert program.step._cache_size() <= 1
     return jax.device_get(state), history, state
 
 
