@@ -90,6 +90,11 @@ class Point:
     costs: Mapping[str, float]
     records: tuple[Record, ...]
 
+    def mean_of(self, metric: str) -> float:
+        """Mean over seeds of another metric; NaN where no record has it."""
+        values = [float(r.metrics[metric].value) for r in self.records if metric in r.metrics]
+        return sum(values) / len(values) if values else math.nan
+
 
 def standard_error(values: Sequence[float], sigmas: Sequence[float]) -> float:
     """Standard error of the mean of one value a seed; NaN where nothing is known.
