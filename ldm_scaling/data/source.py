@@ -47,7 +47,7 @@ def open_source(name: str | os.PathLike, split: str = "train", **options: Any) -
     Raises:
       DataError: nothing usable there; the message says what was looked for.
     """
-    path = Path(name)
+    path = Path(os.path.expanduser(name))
     if path.is_dir() and not (path / "dataset_info.json").is_file():
         from ldm_scaling.data.folder import FolderSource
 
@@ -58,7 +58,7 @@ def open_source(name: str | os.PathLike, split: str = "train", **options: Any) -
 
     if str(name) == "noto_emoji" and "data_dir" not in options:
         return tfds_source.open_tfds(tfds_source.packaged("noto_emoji"), split, **options)
-    return tfds_source.open_tfds(str(name), split, **options)
+    return tfds_source.open_tfds(path, split, **options)
 
 
 class ArraySource:

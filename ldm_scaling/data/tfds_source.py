@@ -1,5 +1,6 @@
 """Prepared TFDS data sets by random access, read without TensorFlow."""
 
+import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,8 +49,14 @@ def open_tfds(
     else:
         try:
             builder = tfds.builder(os.fspath(name), data_dir=data_dir)
-        except (tfds.core.DatasetNotFoundError, ValueError) as error:
-            raise DataError(f"name={os.fspath(name)!r}: no such data set: {error}") from error
+        except tfds.core.DatasetNotFoundError:  # its message lists hundreds of names
+            near = difflib.get_close_matches(os.fspath(name), ["noto_emoji", *tfds.list_builders()])
+            raise DataError(
+                f"name={os.fspath(name)!r}: neither a folder nor a TFDS data set"
+                + (f"; near it: {', '.join(near)}" if near else "")
+            ) from None
+        except ValueError as error:
+            raise DataError(f"name={os.fspath(name)!r}: {error}") from error
     return TfdsSource(builder, split, image_key, caption_key)
 
 

@@ -110,7 +110,9 @@ def test_a_folder_and_a_part_of_a_split(data_dir):
         ("tiny", "test", KEYS, "split='test': nothing there; tiny has train"),
         ("tiny", "train[:0]", KEYS, "nothing there"),
         ("rows", "train", KEYS, "tfrecord, which has no random access"),
-        ("no_such_set", "train", {}, "name='no_such_set'"),
+        ("no_such_set", "train", {}, "name='no_such_set': neither a folder nor a TFDS data set"),
+        ("noto_emojis", "train", {}, "near it: noto_emoji"),
+        ("cifar10/none", "train", {}, "name='cifar10/none': .*BuilderConfig none not found"),
     ],
 )
 def test_bad_requests_are_named(data_dir, name, split, options, message):
