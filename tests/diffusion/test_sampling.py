@@ -111,20 +111,31 @@ def test_an_example_draws_the_same_in_any_batch(run, keys, context):
     np.testing.assert_allclose(run(table, 3.0, keys[::-1], context[::-1])[::-1], whole, atol=1e-6)
 
 
-def test_noise_is_bitwise_the_same_in_any_batch_and_padding(keys):
-    """With a denoiser that is exact arithmetic, whole samples are too."""
+def test_noise_is_bitwise_the_same_in_any_batch_padding_and_on_any_devices():
+    """Initial and step noise summed up, with no network whose rounding could differ."""
 
+    @jax.jit
     def noise_only(table, keys):
         return sample(lambda x, t: jnp.zeros_like(x), table, initial_noise(keys, SHAPE), keys)
 
     steps = 7
     ones, zeros = np.ones(steps), np.zeros(steps)
     table = SamplerTable(np.arange(steps, dtype=np.int32), ones, zeros, zeros, ones, ones > 0)
-    whole = jax.jit(noise_only)(table, keys)
-    np.testing.assert_array_equal(jax.jit(noise_only)(pad(table, 16), keys), whole)
-    np.testing.assert_array_equal(jax.jit(noise_only)(table, keys[2:3]), whole[2:3])
-    shorter = SamplerTable(*(column[:-1] for column in table))
-    last_noise = np.asarray(whole - jax.jit(noise_only)(shorter, keys))
+    keys = jax.random.split(jax.random.key(3), 8)
+    whole = noise_only(table, keys)
+    np.testing.assert_array_equal(noise_only(pad(table, 16), keys), whole)
+    np.testing.assert_array_equal(noise_only(table, keys[2:3]), whole[2:3])
+
+    mesh = jax.make_mesh((8,), ("replica",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("replica"))
+    sharded = noise_only(table, jax.device_put(keys, spread))
+    assert len(sharded.sharding.device_set) == 8
+    np.testing.assert_array_equal(sharded, whole)
+
+    # Eight independent standard normals: variances add up, and the last is not the first.
+    assert np.std(whole) == pytest.approx(np.sqrt(8), rel=0.15)
+    shorter = table._replace(active=np.arange(steps) < steps - 1)
+    last_noise = np.asarray(whole - noise_only(shorter, keys))
     first_noise = np.asarray(initial_noise(keys, SHAPE))
     assert abs(np.corrcoef(last_noise.ravel(), first_noise.ravel())[0, 1]) < 0.3
     assert np.std(last_noise) == pytest.approx(1, abs=0.25)
