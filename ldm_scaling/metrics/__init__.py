@@ -18,6 +18,7 @@ from ldm_scaling.metrics.kernel_distance import (
     KernelDistance,
     kernel_distance,
     kernel_distance_resampled,
+    kernel_row_sums,
     polynomial_kernel,
 )
 from ldm_scaling.metrics.precision_recall import (
@@ -42,6 +43,7 @@ __all__ = [
     "interval",
     "kernel_distance",
     "kernel_distance_resampled",
+    "kernel_row_sums",
     "neighbour_radii",
     "polynomial_kernel",
     "precision_recall",

@@ -100,17 +100,11 @@ class Gaussian:
 
     @classmethod
     def from_features(cls, features: Float[np.ndarray, "N D"]) -> "Gaussian":
-        """Mean and unbiased covariance of features, N >= 2; warns where N < D."""
+        """Mean and unbiased covariance of features, N >= 2."""
         count, size = features.shape
         if count < 2:
             raise ValueError(f"features: {count} rows; a covariance needs at least 2 images")
-        if count < size:
-            warnings.warn(
-                f"{count} images for {size}-d features: the covariance is rank-deficient and a "
-                "Fréchet distance is biased upwards; compare equal counts only, or prefer "
-                "the kernel distance",
-                stacklevel=2,
-            )
+        if count <= size:  # the centred features are the smaller factor
             features = np.asarray(features, np.float64)
             mean = features.mean(axis=0)
             return cls(mean, (features - mean).T / np.sqrt(count - 1))
@@ -141,7 +135,15 @@ def frechet_distance(
 def frechet_from_features(
     features: Float[np.ndarray, "N D"], reference: Float[np.ndarray, "M D"]
 ) -> float:
-    """Squared Fréchet distance of Gaussians fitted to two sets; warns where a set is below D."""
+    """Squared Fréchet distance of Gaussians fitted to two sets; warns where one has N < D."""
+    for name, images in (("features", features), ("reference", reference)):
+        if len(images) < images.shape[1]:
+            warnings.warn(
+                f"{name}: {len(images)} images for {images.shape[1]}-d features; the covariance "
+                "is rank-deficient and the Fréchet distance biased upwards: compare equal counts "
+                "only, or prefer the kernel distance",
+                stacklevel=2,
+            )
     return Gaussian.from_features(features).frechet(Gaussian.from_features(reference))
 
 

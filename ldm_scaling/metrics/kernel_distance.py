@@ -29,8 +29,20 @@ def polynomial_kernel(
     return (products / x.shape[1] + 1.0) ** 3
 
 
+def kernel_row_sums(features: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N"]:
+    """For every image, the sum of its kernel with all others of the set."""
+    sums = np.zeros(len(features))
+    for rows in _blocks(len(features)):
+        block = polynomial_kernel(features[rows], features)
+        _clear_diagonal(block, rows)
+        sums[rows] = block.sum(axis=1)
+    return sums
+
+
 def kernel_distance(
-    features: Float[np.ndarray, "N D"], reference: Float[np.ndarray, "M D"]
+    features: Float[np.ndarray, "N D"],
+    reference: Float[np.ndarray, "M D"],
+    reference_row_sums: Float[np.ndarray, "M"] | None = None,
 ) -> KernelDistance:
     """Unbiased squared MMD of two sets of features; may be negative. N, M >= 3.
 
@@ -38,12 +50,17 @@ def kernel_distance(
     (arXiv:1801.01401, eq. 4). The variance is the two-sample jackknife's: every image is left out
     once, and both sets' spreads of leave-one-out values are added. Where both sets come from one
     distribution the statistic is degenerate, and this is up to twice its variance.
+
+    Args:
+      features, reference: the two sets; exchanging them changes nothing.
+      reference_row_sums: `kernel_row_sums(reference)`, where it is at hand already.
     """
     for name, images in (("features", features), ("reference", reference)):
         if len(images) < 3:
             raise ValueError(f"{name}: {len(images)} rows; the kernel distance needs at least 3")
     n, m = len(features), len(reference)
-    within_x, within_y = _row_sums(features), _row_sums(reference)
+    within_x = kernel_row_sums(features)
+    within_y = kernel_row_sums(reference) if reference_row_sums is None else reference_row_sums
     across_x, across_y = np.zeros(n), np.zeros(m)
     for rows in _blocks(n):
         block = polynomial_kernel(features[rows], reference)
@@ -83,16 +100,6 @@ def kernel_distance_resampled(
         across += weights[:, rows] @ polynomial_kernel(features[rows], reference).mean(axis=1)
     total = weights.sum(axis=1)
     return within / (total**2 - np.sum(weights**2, axis=1)) - 2 * across / total
-
-
-def _row_sums(features: np.ndarray) -> np.ndarray:
-    """Sums over the other images of the kernel: [N]."""
-    sums = np.zeros(len(features))
-    for rows in _blocks(len(features)):
-        block = polynomial_kernel(features[rows], features)
-        _clear_diagonal(block, rows)
-        sums[rows] = block.sum(axis=1)
-    return sums
 
 
 def _clear_diagonal(block: np.ndarray, rows: slice) -> None:

@@ -32,6 +32,8 @@ def test_equals_the_sum_over_pairs_and_the_jackknife_leaving_one_out():
     x, y = rng.normal(size=(11, 5)), rng.normal(size=(14, 5)) + 0.5
     result = metrics.kernel_distance(x, y)
     np.testing.assert_allclose(result.value, _direct(x, y), rtol=1e-12)
+    sums = metrics.kernel_row_sums(y)
+    assert metrics.kernel_distance(x, y, sums) == result
     without_x = np.array([_direct(np.delete(x, i, 0), y) for i in range(11)])
     without_y = np.array([_direct(x, np.delete(y, j, 0)) for j in range(14)])
     np.testing.assert_allclose(

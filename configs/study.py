@@ -1,0 +1,49 @@
+"""A scaling study: `configs/study.py:micro` (minutes on two cores) or `:micro-full` (hours).
+
+A study is a grid of points for each sampler, over all models and seeds, and the protocol by which
+every point is scored.
+"""
+
+import difflib
+
+from ml_collections import ConfigDict
+
+STUDIES = ("micro", "micro-full")
+
+
+def get_config(study: str = "micro") -> ConfigDict:
+    if study not in STUDIES:
+        nearest = difflib.get_close_matches(study, STUDIES, n=1, cutoff=0.0)[0]
+        raise ValueError(f"study {study!r}: the nearest is {nearest!r}, all are {STUDIES}")
+    config = ConfigDict()
+    config.models = ("micro-16", "micro-24", "micro-32", "micro-48")
+    config.seeds = (0,)
+    config.grids = {
+        "ddim": {"steps": (2, 4, 8, 16), "guidance": (1.0, 2.0, 4.0)},
+        "ddpm": {"steps": (4, 8, 16), "guidance": (2.0,)},
+        "dpmpp_2m": {"steps": (2, 4, 8, 16), "guidance": (2.0,)},
+    }
+    config.protocol = {
+        "dataset": "noto_emoji",
+        "captions": "train",
+        "reference": "train",
+        "variants": False,
+        "captions_seed": 0,
+        "num_samples": 128,
+        "feature_size": 128,
+        "resamples": 200,
+    }
+    config.batch_size = 64
+    config.mesh = {"replica": -1, "fsdp": 1, "tensor": 1}
+    if study == "micro-full":
+        config.seeds = (0, 1, 2)
+        config.grids = {
+            "ddim": {
+                "steps": (2, 3, 4, 6, 8, 12, 16, 24, 32, 50),
+                "guidance": (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0),
+            },
+            "ddpm": {"steps": (2, 4, 8, 16, 32, 50), "guidance": (1.0, 2.0, 4.0)},
+            "dpmpp_2m": {"steps": (2, 3, 4, 6, 8, 12, 16, 20), "guidance": (1.0, 2.0, 4.0)},
+        }
+        config.protocol.num_samples = 512
+    return config

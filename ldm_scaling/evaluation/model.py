@@ -1,0 +1,150 @@
+"""A text-to-image model as it lies in a folder: UNet, autoencoder, text encoder, schedule."""
+
+import dataclasses
+import difflib
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ldm_scaling.checkpoint.diffusers import import_autoencoder, import_text_encoder, import_unet
+from ldm_scaling.checkpoint.pipeline_folder import read_model_index, read_scheduler
+from ldm_scaling.checkpoint.weights_file import read_json
+from ldm_scaling.diffusion import Schedule
+from ldm_scaling.encoders import AutoencoderConfig
+from ldm_scaling.evaluation.text import TextEncoder
+from ldm_scaling.types import Params
+from ldm_scaling.unet import UNetConfig
+
+PACKAGED = Path(__file__).parent.parent / "assets" / "models"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelCard:
+    """What is known of a model without reading its weights into memory.
+
+    Attributes:
+      folder: where it lies, in the diffusers layout.
+      family, width, training_steps: its place in a study; of a model that we did not train
+        "custom", the channels of its finest level, and 0.
+      training_flops: spent on its UNet; None where it is not known.
+      scheduler: its scheduler config.
+      weights_hash: twelve hex digits over all files that decide its images.
+    """
+
+    folder: Path
+    family: str
+    width: int
+    training_steps: int
+    training_flops: float | None
+    scheduler: Mapping[str, Any]
+    weights_hash: str
+
+    @classmethod
+    def read(cls, name_or_folder: str | Path) -> "ModelCard":
+        """Reads a folder, or a packaged model by its name. Raises as `find_folder`."""
+        folder = find_folder(name_or_folder)
+        facts_path = folder / "training.json"
+        facts = read_json(facts_path) if facts_path.exists() else {}
+        channels = read_json(folder / "unet" / "config.json")["block_out_channels"]
+        return cls(
+            folder=folder,
+            family=facts.get("family", "custom"),
+            width=int(facts.get("width", channels[0])),
+            training_steps=int(facts.get("step", 0)),
+            training_flops=facts.get("training_flops"),
+            scheduler=read_scheduler(folder),
+            weights_hash=_hash_files(folder),
+        )
+
+    @property
+    def spacing(self) -> str:
+        """The timestep spacing that its scheduler config asks for."""
+        return self.scheduler.get("timestep_spacing", "leading")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Weights and what they mean.
+
+    Attributes:
+      card: what it is.
+      unet, autoencoder: architectures.
+      params: {"unet": ..., "autoencoder": ...}.
+      schedule: noise schedule it was trained with.
+      text_encoder: captions to contexts.
+    """
+
+    card: ModelCard
+    unet: UNetConfig
+    autoencoder: AutoencoderConfig
+    params: Params
+    schedule: Schedule
+    text_encoder: TextEncoder
+
+    @classmethod
+    def from_folder(cls, name_or_folder: str | Path, minilm: TextEncoder | None = None) -> "Model":
+        """Reads a folder in the diffusers layout, or a packaged model by its name.
+
+        Args:
+          name_or_folder: a folder with `model_index.json`, or one of `packaged_models()`.
+          minilm: the packaged text encoder, where it is at hand already.
+
+        Raises:
+          FileNotFoundError: there is no such model; names what there is.
+        """
+        card = ModelCard.read(name_or_folder)
+        unet, unet_params = import_unet(card.folder / "unet")
+        autoencoder, autoencoder_params = import_autoencoder(vae_folder(card.folder))
+        return cls(
+            card=card,
+            unet=unet,
+            autoencoder=autoencoder,
+            params={"unet": unet_params, "autoencoder": autoencoder_params},
+            schedule=Schedule.from_config(card.scheduler),
+            text_encoder=_text_encoder(card.folder, minilm),
+        )
+
+
+def packaged_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(path.parent.name for path in PACKAGED.glob("*/model_index.json"))
+
+
+def find_folder(name_or_folder: str | Path) -> Path:
+    """The folder of a model; FileNotFoundError names the nearest packaged model."""
+    for folder in (Path(name_or_folder), PACKAGED / name_or_folder):
+        if (folder / "model_index.json").is_file():
+            return folder
+    names = packaged_models()
+    near = difflib.get_close_matches(str(name_or_folder), names, n=1, cutoff=0.0)
+    hint = f"; the nearest packaged model is {near[0]!r}, all are {names}" if near else ""
+    raise FileNotFoundError(
+        f"model={str(name_or_folder)!r}: neither a folder with model_index.json nor the name of a "
+        f"packaged model{hint}"
+    )
+
+
+def vae_folder(folder: Path) -> Path:
+    """Where a model's autoencoder lies: in its folder, or beside it where a family shares one."""
+    own = folder / "vae"
+    return own if own.is_dir() else folder.parent / "vae"
+
+
+def _hash_files(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for part in (folder / "unet", vae_folder(folder), folder / "scheduler"):
+        for path in sorted(p for p in part.iterdir() if p.is_file()):
+            digest.update(f"{part.name}/{path.name}".encode())
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]
+
+
+def _text_encoder(folder: Path, minilm: TextEncoder | None) -> TextEncoder:
+    library, name = read_model_index(folder)["text_encoder"]
+    if library == "ldm_scaling":
+        if name != "minilm":
+            raise ValueError(f"{folder}/model_index.json: text_encoder={name!r}; expected 'minilm'")
+        return minilm or TextEncoder.packaged()
+    return TextEncoder(*import_text_encoder(folder / "text_encoder"), folder / "tokenizer")

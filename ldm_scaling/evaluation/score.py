@@ -1,0 +1,159 @@
+"""How good a set of generated images is: Lite0 features, every metric, an interval for each.
+
+The features are those of EfficientNet-Lite0 (ImageNet, 1280-d), because its weights come in a
+package; so the metrics are named for it ("fd_lite0") and are comparable with nothing else.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from ldm_scaling import metrics
+from ldm_scaling.checkpoint.identity import weights_hash
+from ldm_scaling.checkpoint.packaged import load_lite0
+from ldm_scaling.encoders import EfficientNetLite0
+from ldm_scaling.evaluation.files import cached_array
+from ldm_scaling.records import Metric
+from ldm_scaling.types import Params
+
+PRECISION_K = 3  # arXiv:1904.06991, section 3
+
+
+class Lite0:
+    """uint8 images to features.
+
+    Attributes:
+      size: side in pixels that images are scaled to. 224 is what the network was trained at;
+        smaller is faster, and gives other numbers.
+    """
+
+    def __init__(self, size: int = 128, batch_size: int = 64, params: Params | None = None):
+        """`params` default to the packaged weights."""
+        self.size, self._batch_size = size, batch_size
+        self._params = load_lite0() if params is None else params
+        self._extract = jax.jit(functools.partial(_extract, size))
+
+    def __call__(self, images: UInt8[np.ndarray, "N H W 3"]) -> Float[np.ndarray, "N D"]:
+        """Pooled features [N, 1280], float32."""
+        found = []
+        for start in range(0, len(images), self._batch_size):
+            # Padded by repeating the last image: one shape, one compilation.
+            rows = np.minimum(np.arange(start, start + self._batch_size), len(images) - 1)
+            found.append(np.asarray(self._extract(self._params, images[rows])))
+        return np.concatenate(found)[: len(images)]
+
+    def cached(
+        self, images: UInt8[np.ndarray, "N H W 3"], folder: Path
+    ) -> Float[np.ndarray, "N D"]:
+        """Features kept in `folder`, under a name that weights, settings and pixels decide."""
+        digest = hashlib.sha256(f"{weights_hash(self._params)} {self.size} {images.shape}".encode())
+        digest.update(np.ascontiguousarray(images))
+        path = folder / f"lite0-{digest.hexdigest()[:16]}.npy"
+        return cached_array(path, lambda: self(images))
+
+
+def _extract(
+    size: int, params: Params, images: UInt8[jax.Array, "B H W 3"]
+) -> Float[jax.Array, "B D"]:
+    shape = (len(images), size, size, 3)
+    pixels = jax.image.resize(images.astype(jnp.float32), shape, "bilinear") / 127.5 - 1
+    return EfficientNetLite0().apply({"params": params}, pixels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """Real images, with all that depends on them alone computed once.
+
+    Attributes:
+      features: [M, D].
+      gaussian: fitted to them.
+      row_sums: of their kernel matrix, [M].
+      radii: squared distances to their third nearest neighbours, [M].
+    """
+
+    features: Float[np.ndarray, "M D"]
+    gaussian: metrics.Gaussian
+    row_sums: Float[np.ndarray, "M"]
+    radii: Float[np.ndarray, "M"]
+
+    @classmethod
+    def of(cls, features: Float[np.ndarray, "M D"]) -> "Reference":
+        """Computes everything from features, M > 3."""
+        return cls(
+            features,
+            metrics.Gaussian.from_features(features),
+            metrics.kernel_row_sums(features),
+            metrics.neighbour_radii(features, PRECISION_K),
+        )
+
+
+def score(
+    features: Float[np.ndarray, "N D"],
+    captions: Float[np.ndarray, "N E"],
+    reference: Reference,
+    alignment: metrics.Alignment,
+    *,
+    resamples: int = 200,
+    seed: int = 0,
+) -> Mapping[str, Metric]:
+    """All metrics of a set of generated images, with 95 % bootstrap intervals.
+
+    Intervals say what other images from the same model would change, against the same reference;
+    recall's, a share of real images, says what other real images would change.
+
+    Args:
+      features: Lite0 features of the generated images, N > 3.
+      captions: sentence embeddings of what they were to show.
+      reference: real images.
+      alignment: fitted between real images and their captions.
+      resamples: bootstrap resamples.
+      seed: of the resamples.
+
+    Returns:
+      "fd_lite0" (squared Fréchet distance; biased upwards at small N, so compare equal N only),
+      "kd_lite0" (unbiased, may be negative), "precision_lite0", "recall_lite0" in [0, 1],
+      "alignment_lite0_minilm" in [-1, 1].
+    """
+    counts = metrics.resampling_counts(len(features), resamples, seed)
+    shares = metrics.precision_recall(features, reference.features, PRECISION_K, reference.radii)
+    inside, covered = (
+        indicator.astype(np.float64)
+        for indicator in (shares.generated_inside, shares.reference_inside)
+    )
+    reference_counts = metrics.resampling_counts(len(covered), resamples, seed)
+    cosines = alignment.scores(features, captions)
+    distance = metrics.kernel_distance(features, reference.features, reference.row_sums)
+    return {
+        "fd_lite0": _metric(
+            metrics.Gaussian.from_features(features).frechet(reference.gaussian),
+            metrics.frechet_resampled(features, reference.gaussian, counts),
+            low=0.0,
+        ),
+        "kd_lite0": _metric(
+            distance.value,
+            metrics.kernel_distance_resampled(features, reference.features, counts),
+        ),
+        "precision_lite0": _metric(
+            shares.precision, metrics.resampled_means(inside, counts), 0.0, 1.0
+        ),
+        "recall_lite0": _metric(
+            shares.recall, metrics.resampled_means(covered, reference_counts), 0.0, 1.0
+        ),
+        "alignment_lite0_minilm": _metric(
+            float(cosines.mean()), metrics.resampled_means(cosines, counts), -1.0, 1.0
+        ),
+    }
+
+
+def _metric(
+    value: float, replicates: np.ndarray, low: float = -np.inf, high: float = np.inf
+) -> Metric:
+    below, above = metrics.interval(value, replicates)
+    return Metric(value, max(below, low), min(above, high))

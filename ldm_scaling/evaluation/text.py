@@ -1,0 +1,69 @@
+"""Captions to what the networks are conditioned on, and to what alignment is measured against."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from ldm_scaling.checkpoint.identity import weights_hash
+from ldm_scaling.checkpoint.packaged import load_minilm
+from ldm_scaling.encoders import Bert, BertConfig
+from ldm_scaling.encoders.tokenizers import load_tokenizer
+from ldm_scaling.evaluation.files import cached_array
+from ldm_scaling.types import Params
+
+MICRO_MAX_TOKENS = 24  # covers every caption of the packaged emoji
+
+
+class TextEncoder:
+    """Captions to contexts, with a frozen BERT.
+
+    A context is zero at padding, so its length carries no information.
+    """
+
+    def __init__(
+        self,
+        config: BertConfig,
+        params: Params,
+        tokenizer: Path,
+        max_tokens: int = MICRO_MAX_TOKENS,
+        batch_size: int = 64,
+    ):
+        """Takes weights and the folder of their tokenizer; see `packaged`."""
+        self._tokenize = load_tokenizer(tokenizer)
+        self._params, self._batch_size = params, batch_size
+        self._max_tokens = max_tokens
+        module = Bert(config)
+        self._encode = jax.jit(lambda p, ids, mask: module.apply({"params": p}, ids, mask))
+
+    @classmethod
+    def packaged(cls, max_tokens: int = MICRO_MAX_TOKENS) -> "TextEncoder":
+        """MiniLM-L6, from its PyPI package."""
+        return cls(*load_minilm(), max_tokens=max_tokens)
+
+    def __call__(self, captions: Sequence[str]) -> Float[np.ndarray, "N L D"]:
+        """Contexts, float32; "" gives the unconditional one. Longer ones are cut, with a warning."""
+        found = []
+        for start in range(0, len(captions), self._batch_size):
+            part = list(captions[start : start + self._batch_size])
+            padded = part + [""] * (self._batch_size - len(part))  # one shape, one compilation
+            ids, mask = self._tokenize(padded, self._max_tokens)
+            hidden = np.asarray(self._encode(self._params, ids, mask))
+            found.append((hidden * mask[..., None])[: len(part)])
+        return np.concatenate(found)
+
+    def cached(self, captions: Sequence[str], folder: Path) -> Float[np.ndarray, "N L D"]:
+        """Contexts kept in `folder`, under a name that weights, settings and captions decide."""
+        settings = json.dumps([weights_hash(self._params), self._max_tokens, list(captions)])
+        name = hashlib.sha256(settings.encode()).hexdigest()[:16]
+        return cached_array(folder / f"context-{name}.npy", lambda: self(captions))
+
+
+def sentence_embeddings(context: Float[np.ndarray, "N L D"]) -> Float[np.ndarray, "N D"]:
+    """Unit vectors along the mean over a caption's tokens, MiniLM's own way to pool them."""
+    summed = context.astype(np.float64).sum(axis=1)
+    return summed / np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), 1e-12)
