@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from ldm_scaling.encoders.autoencoder import Autoencoder, AutoencoderConfig, sample_posterior
-from ldm_scaling.types import Batch, Images, Keys, Params
+from ldm_scaling.types import Batch, Images, Keys, Latents, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,21 +75,20 @@ class AutoencoderTask:
         """
         del frozen, step
         images = batch["image"]
-        mean, logvar = self._module.apply({"params": params}, images, method="encode")
-        latents = sample_posterior(mean, logvar, keys)
-        decoded = self._module.apply({"params": params}, latents, method="decode")
+        mean, logvar = self._encode(params, images)
+        decoded = self._decode(params, sample_posterior(mean, logvar, keys))
 
-        l1 = _l1(images, decoded)
-        gradient = sum(_l1(jnp.diff(images, axis=a), jnp.diff(decoded, axis=a)) for a in (1, 2))
-        coarse = sum(_l1(_pool(images, n), _pool(decoded, n)) for n in (2, 4))
+        error = decoded - images
+        l1 = jnp.abs(error).mean()
+        gradient = jnp.abs(jnp.diff(error, axis=1)).mean() + jnp.abs(jnp.diff(error, axis=2)).mean()
+        coarse = jnp.abs(_pool(error, 2)).mean() + jnp.abs(_pool(error, 4)).mean()
         # KL(N(mean, var) || N(0, 1)), arXiv:1312.6114, appendix B.
         kl = 0.5 * (jnp.square(mean) + jnp.exp(logvar) - 1 - logvar).sum((1, 2, 3)).mean()
-        kl_per_value = kl / images[0].size
         loss = (
             l1
             + self._loss.gradient * gradient
             + self._loss.coarse * coarse
-            + self._loss.kl * kl_per_value
+            + self._loss.kl * kl / images[0].size
         )
         squared = jnp.square(jnp.clip(decoded, -1, 1) - images).mean((1, 2, 3))
         return loss, {
@@ -97,7 +97,6 @@ class AutoencoderTask:
             "coarse": coarse,
             "kl": kl,
             "psnr": (10 * jnp.log10(4 / jnp.maximum(squared, 1e-10))).mean(),
-            "latent_std": mean.std(),
         }
 
     def host_batch(self, batch: Batch) -> Batch:
@@ -109,19 +108,11 @@ class AutoencoderTask:
 
         The mean over channels of the variance about each channel's mean, posterior noise included.
         """
-        encode = jax.jit(lambda p, x: self._module.apply({"params": p}, x, method="encode"))
+        encode = jax.jit(self._encode)
         moments = [encode(params, part) for part in _parts(self._sample_images, 64)]
         mean, logvar = (np.concatenate(m).astype(np.float64) for m in zip(*moments, strict=True))
         variance = mean.var((0, 1, 2)) + np.exp(logvar).mean((0, 1, 2))
         return float(variance.mean() ** -0.5)
-
-    def _count_flops(self) -> float:
-        image = jax.ShapeDtypeStruct(
-            (1, self._size, self._size, self.config.in_channels), "float32"
-        )
-        params = jax.eval_shape(self.init, jax.random.key(0))
-        cost = jax.jit(lambda p, x: self._module.apply({"params": p}, x)).lower(params, image)
-        return float(cost.cost_analysis()["flops"])
 
     def export(self, params: Params, folder: Path) -> None:
         """Writes diffusers' AutoencoderKL files, with the measured `scaling_factor`."""
@@ -130,12 +121,23 @@ class AutoencoderTask:
         factor = self.scaling_factor(params)
         export_autoencoder(dataclasses.replace(self.config, scaling_factor=factor), params, folder)
 
+    def _encode(self, params: Params, images: Images) -> Any:
+        return self._module.apply({"params": params}, images, method="encode")
 
-def _l1(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.abs(a - b).mean()
+    def _decode(self, params: Params, latents: Latents) -> Any:
+        return self._module.apply({"params": params}, latents, method="decode")
+
+    def _count_flops(self) -> float:
+        size, channels = self._size, self.config.in_channels
+        image = jax.ShapeDtypeStruct((1, size, size, channels), "float32")
+        params = jax.eval_shape(self.init, jax.random.key(0))
+        lowered: Any = jax.jit(lambda p, x: self._module.apply({"params": p}, x)).lower(
+            params, image
+        )
+        return float(lowered.cost_analysis()["flops"])
 
 
-def _pool(images: Images, size: int) -> jax.Array:
+def _pool(images: Float[Array, "B H W C"], size: int) -> Float[Array, "B h w C"]:
     """Means over size x size pixels."""
     b, h, w, c = images.shape
     return images.reshape(b, h // size, size, w // size, size, c).mean((2, 4))

@@ -119,7 +119,7 @@ class Report:
             )
 
     def _tell(self, step: int, last: Mapping[str, np.ndarray]) -> None:
-        scalars = {"skipped_total": int(last["skipped_total"])}
+        scalars = {"skipped_total": float(last["skipped_total"])}
         if self._window:
             counters = ("skipped_in_a_row", "skipped_total")
             for name in self._window[0].keys() - set(counters):

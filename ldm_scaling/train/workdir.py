@@ -19,6 +19,7 @@ RESUMABLE = (
     "profile_every",
     "mesh",
     "data.workers",
+    "cache_dir",
 )
 """Fields (or groups) that may change when a run goes on: none decides what a step does."""
 

@@ -1,0 +1,86 @@
+"""Text-to-image training: `configs/pretrain.py:320` (the paper's widths) or `:micro-32`."""
+
+import difflib
+
+from ml_collections import ConfigDict
+
+from ldm_scaling.unet import MICRO_WIDTHS, WIDTHS
+
+NAMES = (*(str(width) for width in WIDTHS), *(f"micro-{width}" for width in MICRO_WIDTHS))
+
+
+def get_config(name: str = "micro-32") -> ConfigDict:
+    if name not in NAMES:
+        raise ValueError(f"width {name!r}: the nearest is {_nearest(name)!r}, all: {NAMES}")
+    micro = name.startswith("micro-")
+    config = ConfigDict()
+    config.task = "pretrain"
+    config.family = "micro" if micro else "paper"
+    config.width = int(name.removeprefix("micro-"))
+    config.seed = 0
+    # Frozen parts. autoencoder: a folder in diffusers' layout. text_encoder: "minilm" (packaged,
+    # 384 features), or a folder with a BERT and its tokenizer.
+    config.autoencoder = ""
+    config.text_encoder = "minilm" if micro else ""
+    config.max_tokens = 24 if micro else 77
+    config.model = {
+        "context_size": 384 if micro else 1024,
+        "prediction_type": "v_prediction" if micro else "epsilon",
+        "dtype": "float32" if micro else "bfloat16",
+        "remat": "none" if micro else "block",
+        "attention": "auto",
+    }
+    config.diffusion = {
+        "schedule": "zero_terminal_snr" if micro else "scaled_linear",
+        "weighting": "uniform",
+        "gamma": 5.0,
+        "spacing": "trailing" if micro else "leading",
+    }
+    config.caption_dropout = 0.1
+    config.data = {
+        "name": "noto_emoji" if micro else "",
+        "train_split": "train",
+        "validation_split": "test",
+        "image_size": 32 if micro else 512,
+        "workers": 0,
+    }
+    # Encode the whole source once instead of in every step: right where it fits in memory.
+    config.cache = micro
+    config.cache_dir = ""  # default: in the workdir; give one for several runs to share it
+
+    config.batch_size = 64 if micro else 2048
+    config.accumulate = 1
+    config.num_steps = 20_000 if micro else 500_000
+    config.optimizer = {
+        "learning_rate": 5e-4 if micro else 1e-4,
+        "warmup_steps": 500 if micro else 10_000,
+        "decay": "cosine" if micro else "constant",
+        "b1": 0.9,
+        "b2": 0.99 if micro else 0.999,
+        "eps": 1e-8,
+        "weight_decay": 0.01,
+        "clip_norm": 1.0,
+    }
+    config.optimizer.decay_steps = config.get_oneway_ref("num_steps")
+    config.ema_decay = 0.999 if micro else 0.9999
+    config.max_bad_steps = 10
+
+    config.mesh = {"replica": 1, "fsdp": -1, "tensor": 1}
+    config.log_every = 100
+    config.eval_every = 1000
+    config.eval_batches = 5
+    config.checkpoint_every = 500 if micro else 5000
+    config.keep_checkpoints = 2
+    config.export_every = 0
+    config.export_steps = ()
+    config.profile_every = 0
+    return config
+
+
+def _nearest(name: str) -> str:
+    """By number where there is one, else by spelling."""
+    prefix, digits = ("micro-", name[6:]) if name.startswith("micro-") else ("", name)
+    if digits.isdecimal():
+        widths = MICRO_WIDTHS if prefix else WIDTHS
+        return f"{prefix}{min(widths, key=lambda width: abs(width - int(digits)))}"
+    return difflib.get_close_matches(name, NAMES, n=1, cutoff=0.0)[0]

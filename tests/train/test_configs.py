@@ -1,0 +1,117 @@
+"""The configs as a user meets them: `--config=FILE:ARGUMENT --config.FIELD=VALUE`."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from ldm_scaling.encoders import AutoencoderConfig
+from ldm_scaling.tasks import AutoencoderLoss
+from ldm_scaling.train.assemble import from_fields
+from ldm_scaling.train.optimizer import make_optimizer
+from ldm_scaling.train.workdir import RESUMABLE, flatten
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    """What `launch/train.py` would train, given some arguments."""
+
+    def parse(*arguments):
+        # ml_collections looks for overrides in sys.argv, whatever is parsed.
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        values = flags.FlagValues()
+        holder = config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
+        values(sys.argv)
+        return holder.value
+
+    return parse
+
+
+def get_config(name, argument):
+    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(argument)
+
+
+@pytest.mark.parametrize("size", ["micro", "sd"])
+def test_autoencoder_configs_say_something_that_exists(size):
+    config = get_config("autoencoder", size)
+    model = from_fields(AutoencoderConfig, config.model)
+    if size == "sd":
+        assert model == AutoencoderConfig()
+    from_fields(AutoencoderLoss, config.loss)
+    make_optimizer(config.optimizer)
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "nearest"),
+    [
+        ("autoencoder", "mikro", "'micro'"),
+        ("pretrain", "300", "'288'"),
+        ("pretrain", "micro-31", "'micro-32'"),
+        ("pretrain", "micro", "'micro-"),
+        ("pretrain", "32O", "'320'"),
+    ],
+)
+def test_unknown_argument_names_the_nearest(name, argument, nearest):
+    with pytest.raises(ValueError, match=f"nearest is {nearest}"):
+        get_config(name, argument)
+
+
+def test_overrides_reach_the_config(parse):
+    config = parse(
+        f"--config={CONFIGS}/autoencoder.py:micro",
+        "--config.num_steps=7",
+        "--config.optimizer.learning_rate=0.25",
+        "--config.export_steps=(1,5)",
+        "--config.model.block_out_channels=(8,16)",
+    )
+    assert (config.num_steps, config.optimizer.decay_steps) == (7, 7)
+    assert config.optimizer.learning_rate == 0.25
+    assert config.export_steps == (1, 5)
+    assert config.model.block_out_channels == (8, 16)
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("--config.num_stps=7", "num_steps"),
+        ("--config.optimizer.learning_rat=7", "learning_rate"),
+        ("--config.optimiser.learning_rate=7", "optimizer"),
+    ],
+)
+def test_unknown_field_names_the_nearest(parse, override, nearest):
+    with pytest.raises((AttributeError, KeyError), match=f'Did you mean "{nearest}"'):
+        parse(f"--config={CONFIGS}/autoencoder.py:micro", override)
+
+
+def test_unknown_model_field_names_the_nearest():
+    config = get_config("autoencoder", "micro")
+    with config.model.unlocked():
+        config.model.latent_chanels = 4
+    with pytest.raises(ValueError, match="latent_chanels: the nearest is 'latent_channels'"):
+        from_fields(AutoencoderConfig, config.model)
+
+
+@pytest.mark.parametrize(("name", "argument"), [("autoencoder", "micro"), ("pretrain", "micro-32")])
+def test_resumable_fields_exist(name, argument):
+    fields = flatten(get_config(name, argument).to_dict())
+    for resumable in RESUMABLE:
+        if resumable == "cache_dir" and name == "autoencoder":
+            continue
+        assert any(f == resumable or f.startswith(resumable + ".") for f in fields), resumable
+
+
+@pytest.mark.parametrize("width", ["64", "320", "768", "micro-16", "micro-48"])
+def test_pretrain_configs_cover_both_families(width):
+    config = get_config("pretrain", width)
+    micro = width.startswith("micro")
+    assert config.family == ("micro" if micro else "paper")
+    assert config.model.context_size == (384 if micro else 1024)
+    make_optimizer(config.optimizer)
