@@ -5,6 +5,7 @@ python launch/analyze.py --records=FILE.jsonl --output=DIR [--samples=DIR] [--fi
 
 import glob
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -13,7 +14,9 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder for report.html and figure
 _SAMPLES = flags.DEFINE_string("samples", None, "Folder of image strips named by record hash.")
 _METRIC = flags.DEFINE_string("metric", "kd_lite0", "The metric that ranks.")
 _AXIS = flags.DEFINE_string(
-    "axis", "sampling_cost", "The cost compared; sampling_cost_guided counts guidance's evaluations."
+    "axis",
+    "sampling_cost",
+    "The cost compared; sampling_cost_guided counts guidance's evaluations.",
 )
 _FAMILY = flags.DEFINE_string("family", None, "Which family, where the records hold several.")
 _FIGURE = flags.DEFINE_string("figure", None, "Only this figure, such as figure_9 or frontier.")
@@ -34,7 +37,7 @@ def main(argv: list[str]) -> None:
     records = read_records(paths)
     logging.info("%d records from %s", len(records), ", ".join(paths))
     samples = Path(_SAMPLES.value) if _SAMPLES.value else None
-    choice = {"metric": _METRIC.value, "axis": _AXIS.value, "family": _FAMILY.value}
+    choice: dict[str, Any] = {"metric": _METRIC.value, "axis": _AXIS.value, "family": _FAMILY.value}
     try:
         if _FIGURE.value:
             drawing = draw_figure(Study.from_records(records, **choice), _FIGURE.value, samples)

@@ -5,9 +5,12 @@ it does not count guidance's second evaluation (arXiv:2404.01367, Sec. 3.3.2). R
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 from ldm_scaling.analysis.study import Point, Study
+
+_TOKENS = 77  # of a text encoder such as the paper's; its FLOPs fit ours with these
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +43,7 @@ def reference_width(study: Study) -> int | None:
     return None
 
 
-def si(value: float, unit: str = "") -> str:
+def si(value: float | int, unit: str = "") -> str:
     """A number with three digits and an SI prefix: `si(5.03e9, "FLOP")` is "5.03 GFLOP"."""
     for power, prefix in ((21, "Z"), (18, "E"), (15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
         if abs(value) >= 0.9995 * 10.0**power:
@@ -48,8 +51,8 @@ def si(value: float, unit: str = "") -> str:
     return f"{digits(value)} {unit}".rstrip()
 
 
-def digits(value: float, n: int = 3) -> str:
-    """A number to n significant digits, without exponent or trailing zeros where that reads well."""
+def digits(value: float | int, n: int = 3) -> str:
+    """A number to n significant digits, without trailing zeros; exponents only where needed."""
     if value != value:
         return "–"
     if value in (float("inf"), float("-inf")):
@@ -59,6 +62,11 @@ def digits(value: float, n: int = 3) -> str:
         return f"{mantissa}e{int(exponent)}".replace("-", "−")
     text = f"{float(f'{value:.{n}g}'):f}"
     return text.rstrip("0").rstrip(".").replace("-", "−") or "0"
+
+
+def count(value: float) -> str:
+    """A number of parameters as the paper prints it: "39M", "2B"."""
+    return f"{value / 1e9:.0f}B" if value >= 1e9 else f"{value / 1e6:.0f}M"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,14 +89,15 @@ class FamilyRow:
     misprints: tuple[str, ...]
 
 
-def family_table() -> list[FamilyRow]:
+@functools.cache
+def family_table() -> tuple[FamilyRow, ...]:
     """Table 1 of arXiv:2404.01367, published and counted; no weight is allocated."""
     from ldm_scaling.unet import family  # the networks are not needed by the rest of the room
     from ldm_scaling.unet.flops import forward_flops, parameter_count
 
     configs = {width: family.unet_config(width) for width in family.WIDTHS}
-    flops = {width: float(forward_flops(config)) for width, config in configs.items()}
-    return [
+    flops = {width: float(forward_flops(config, _TOKENS)) for width, config in configs.items()}
+    return tuple(
         FamilyRow(
             width=width,
             published_parameters=row.parameters,
@@ -102,4 +111,4 @@ def family_table() -> list[FamilyRow]:
             misprints=row.misprints,
         )
         for width, row in family.PUBLISHED.items()
-    ]
+    )

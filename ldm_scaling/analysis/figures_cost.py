@@ -5,7 +5,7 @@ records lack. Numbers of figures are those of arXiv:2404.01367.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +14,8 @@ from matplotlib.figure import Figure, SubFigure
 from ldm_scaling.analysis import style
 from ldm_scaling.analysis.cost import AXES
 from ldm_scaling.analysis.frontier import Frontier, trace
-from ldm_scaling.analysis.guidance_optimum import best_by_steps
+from ldm_scaling.analysis.guidance_optimum import best_by_steps, fair_points
+from ldm_scaling.analysis.ranking import MetricInfo
 from ldm_scaling.analysis.study import Point, Study
 from ldm_scaling.analysis.style import Drawing, NotEnoughDataError, Panel
 
@@ -44,7 +45,12 @@ def _interval(points: Sequence[Point]) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def curve(
-    ax: Axes, x: np.ndarray, points: Sequence[Point], colour: str, line: str = "-", marker: str = "o"
+    ax: Axes,
+    x: np.ndarray,
+    points: Sequence[Point],
+    colour: str,
+    line: str = "-",
+    marker: str = "o",
 ) -> None:
     """The points' values as a line, their 95 % intervals as a band."""
     value, low, high = _interval(points)
@@ -54,22 +60,26 @@ def curve(
     ax.plot(x, value, line, color=colour, marker=marker, markersize=3.2, markeredgewidth=0)
 
 
-def start_labels(ax: Axes, study: Study, curves: dict[int, tuple[float, float]]) -> None:
+def start_labels(
+    ax: Axes,
+    info: MetricInfo,
+    starts: Mapping[int, tuple[float, float]],
+    colours: Mapping[int, str],
+) -> None:
     """Width labels at the left ends of curves, on the worse side of them."""
-    colours = style.width_colours(study.widths)
-    items = [(x, y, str(w), colours[w]) for w, (x, y) in curves.items()]
-    style.label_lines(ax, items, where="above" if study.info.lower_is_better else "below")
+    items = [(x, y, str(w), colours[w]) for w, (x, y) in starts.items()]
+    style.label_lines(ax, items, where="above" if info.lower_is_better else "below")
 
 
-def headroom(ax: Axes, study: Study, share: float = 0.09) -> None:
+def headroom(ax: Axes, info: MetricInfo, share: float = 0.09) -> None:
     """Room for start labels on the worse side of the quality axis."""
     low, high = ax.get_ylim()
     if ax.get_yscale() == "log":
         factor = (high / low) ** share
-        ax.set_ylim(*((low, high * factor) if study.info.lower_is_better else (low / factor, high)))
+        ax.set_ylim(*((low, high * factor) if info.lower_is_better else (low / factor, high)))
     else:
         step = (high - low) * share
-        ax.set_ylim(*((low, high + step) if study.info.lower_is_better else (low - step, high)))
+        ax.set_ylim(*((low, high + step) if info.lower_is_better else (low - step, high)))
 
 
 def quality_label(study: Study) -> str:
@@ -105,8 +115,8 @@ def figure_frontier(study: Study) -> Drawing:
         top.set_xscale("log")
         top.set_xlim(limits)
         style.quality_axis(top, np.array([p.value for p in study.points]))
-        headroom(top, study, 0.05)
-        start_labels(top, study, starts)
+        headroom(top, study.info, 0.05)
+        start_labels(top, study.info, starts, colours)
         style.log_axis(top.xaxis)
         top.tick_params(labelbottom=False)
         top.set_ylabel(quality_label(study))
@@ -131,9 +141,7 @@ def figure_frontier(study: Study) -> Drawing:
     )
 
 
-def _probability_areas(
-    ax: Axes, frontier: Frontier, colours: Sequence[str], end: float
-) -> None:
+def _probability_areas(ax: Axes, frontier: Frontier, colours: Sequence[str], end: float) -> None:
     """Stacked probabilities by cost, labelled where an area is tall."""
     costs = frontier.costs
     edges = np.append(costs, end)
@@ -212,12 +220,12 @@ def _cost_curves(ax: Axes, study: Study, curves: dict[int, list[Point]], line: s
         curve(ax, x, points, colours[w], line)
         starts[w] = (float(x[0]), points[0].value)
     ax.set_xscale("log")
-    style.quality_axis(ax, np.array([p.value for c in curves.values() for p in c]))
+    style.quality_axis(ax, np.array([p.value for p in study.points]))
     style.log_axis(ax.xaxis)
     ax.set_xlabel(AXES[study.axis].label)
     ax.set_ylabel(quality_label(study))
-    headroom(ax, study)
-    start_labels(ax, study, starts)
+    headroom(ax, study.info)
+    start_labels(ax, study.info, starts, colours)
 
 
 def figure_11(study: Study) -> Drawing:
@@ -226,53 +234,64 @@ def figure_11(study: Study) -> Drawing:
     others = [s for s in study.samplers if s != base]
     if not others:
         raise NotEnoughDataError(f"only one sampler ({style.sampler_label(base)}) was used")
-
-    def panel(other: str) -> Panel:
-        def draw(figure: Figure | SubFigure) -> None:
-            ax = style.axes(figure)
-            colours = style.width_colours(study.widths)
-            solid = {w: _up_to_50(best_by_steps(study, w, other)) for w in study.widths}
-            dashed = {w: _up_to_50(best_by_steps(study, w, base)) for w in study.widths}
-            both = [p for curves in (solid, dashed) for c in curves.values() for p in c]
-            for w, points in dashed.items():
-                x = [p.costs[study.axis] for p in points]
-                ax.plot(x, [p.value for p in points], "--", color=colours[w], linewidth=1.1)
-            _cost_curves(ax, study, {w: c for w, c in solid.items() if c})
-            style.quality_axis(ax, np.array([p.value for p in both]))
-            ax.set_title(f"{style.sampler_label(other)} (solid), {style.sampler_label(base)} (dashed)")
-
-        return Panel(draw)
-
-    def at_equal_cost(figure: Figure | SubFigure) -> None:
-        ax = style.axes(figure)
-        few = [p for p in study.points if p.steps <= 50]
-        frontier = trace(study, by="sampler", points=few)
-        greys = dict(zip(frontier.groups, ("#9aa5af", "#c2571a", style.INK), strict=False))
-        for g, sampler in enumerate(frontier.groups):
-            ok = np.isfinite(frontier.score[g])
-            y = study.info.sign * frontier.score[g, ok]
-            colour = greys.get(sampler, style.MUTED)
-            label = style.sampler_label(str(sampler))
-            ax.step(frontier.costs[ok], y, where="post", color=colour, label=label)
-        ax.set_xscale("log")
-        style.quality_axis(ax, study.info.sign * frontier.score[np.isfinite(frontier.score)])
-        style.log_axis(ax.xaxis)
-        ax.set_xlabel(AXES[study.axis].label)
-        ax.set_ylabel(quality_label(study))
-        ax.set_title("Best width for each sampler")
-        place = "upper right" if study.info.lower_is_better else "lower right"
-        ax.legend(loc=place, frameon=False, fontsize=8)
+    points, rates = fair_points(study)
+    few = [p for p in points if p.steps <= 50]
+    if not few:
+        raise NotEnoughDataError("no sampler was given 50 steps or fewer")
+    compared = f"guidance {', '.join(f'{r:g}' for r in rates)}" if rates else "whatever guidance"
 
     return Drawing(
         name="figure_11",
         title="Samplers at equal cost",
-        caption="Each width and step count (at most 50) at its best guidance rate; bands are 95 % "
-        f"intervals of the solid lines. {conditions(study)} After the paper's Fig. 11.",
+        caption="Each width and step count (at most 50) at its best guidance rate among those that "
+        f"all samplers were given ({compared}); bands are 95 % intervals of the solid lines. "
+        f"{conditions(study)} After the paper's Fig. 11.",
         alt="Quality against sampling cost for each sampler compared with the default sampler, "
         "one line a width, and the best of all widths for each sampler.",
-        panels=(*(panel(s) for s in others), Panel(at_equal_cost)),
+        panels=(
+            *(Panel(_sampler_curves(study, few, s, base)) for s in others),
+            Panel(lambda figure: _sampler_frontiers(figure, study, few)),
+        ),
     )
 
 
-def _up_to_50(points: Sequence[Point]) -> list[Point]:
-    return [p for p in points if p.steps <= 50]
+def _sampler_curves(study: Study, points: Sequence[Point], other: str, base: str):
+    def draw(figure: Figure | SubFigure) -> None:
+        ax = style.axes(figure)
+        colours = style.width_colours(study.widths)
+        solid = {w: best_by_steps(study, w, other, points) for w in study.widths}
+        dashed = {w: best_by_steps(study, w, base, points) for w in study.widths}
+        for w, curve_points in dashed.items():
+            x = [p.costs[study.axis] for p in curve_points]
+            ax.plot(x, [p.value for p in curve_points], "--", color=colours[w], linewidth=1.1)
+        _cost_curves(ax, study, {w: c for w, c in solid.items() if c})
+        ax.set_title(f"{style.sampler_label(other)} (solid), {style.sampler_label(base)} (dashed)")
+
+    return draw
+
+
+def _sampler_frontiers(figure: Figure | SubFigure, study: Study, points: Sequence[Point]) -> None:
+    ax = style.axes(figure)
+    frontier = trace(study, by="sampler", points=points)
+    # Not the colours of widths: samplers are another thing.
+    shades = dict(zip(frontier.groups, ("#8d99a5", "#c2571a", style.INK), strict=False))
+    for g, sampler in enumerate(frontier.groups):
+        ok = np.isfinite(frontier.score[g])
+        ax.step(
+            frontier.costs[ok],
+            study.info.sign * frontier.score[g, ok],
+            where="post",
+            color=shades.get(sampler, "#6a4fa3"),
+            label=style.sampler_label(str(sampler)),
+        )
+    ax.set_xscale("log")
+    style.quality_axis(ax, np.array([p.value for p in study.points]))
+    style.log_axis(ax.xaxis)
+    ax.set_xlabel(AXES[study.axis].label)
+    ax.set_ylabel(quality_label(study))
+    ax.set_title("Best width for each sampler")
+    ax.legend(
+        loc="upper right" if study.info.lower_is_better else "lower right",
+        frameon=False,
+        fontsize=8,
+    )

@@ -21,11 +21,13 @@ from ldm_scaling.analysis.figures_cost import (
     start_labels,
 )
 from ldm_scaling.analysis.guidance_optimum import best_by_rate, best_guidance
+from ldm_scaling.analysis.ranking import METRICS, MetricInfo
 from ldm_scaling.analysis.scaling_fit import (
     PowerLaw,
     fit_power_law,
     training_compute,
     training_series,
+    validation_points,
 )
 from ldm_scaling.analysis.study import Point, Study
 from ldm_scaling.analysis.style import Drawing, NotEnoughDataError, Panel
@@ -45,59 +47,87 @@ def trained_law(study: Study) -> tuple[list[Point], PowerLaw]:
         raise NotEnoughDataError("the records do not know the training compute")
     if len(series) == len({p.width for p in series}):
         raise NotEnoughDataError("every width was evaluated at one length of training only")
-    sigma = np.array([p.sigma for p in series])
-    values = np.array([p.value for p in series])
-    return series, fit_power_law(training_compute(series), values, sigma, study.info)
+    return series, _law(series, study.info)
 
 
 def figure_3(study: Study) -> Drawing:
-    """Quality, and text alignment where recorded, against training compute (Fig. 3)."""
-    series, law = trained_law(study)
-    panels = [Panel(lambda figure: _training_panel(figure, study, series, law))]
-    words = [_law_words(study, law)]
-    if study.metric != ALIGNMENT and any(ALIGNMENT in r.metrics for r in study.records):
+    """Quality, alignment and held-out loss against training compute, as far as recorded (Fig. 3).
+
+    Raises:
+      NotEnoughDataError: none of the three was recorded at several lengths of training.
+    """
+    shown: list[tuple[MetricInfo, list[Point], PowerLaw]] = []
+    reasons, sampled = [], ""
+    for metric in dict.fromkeys((study.metric, ALIGNMENT)):
+        if not any(metric in p.records[0].metrics for p in study.trained):
+            continue
         other = Study.from_records(
-            study.records, metric=ALIGNMENT, axis=study.axis, family=study.family
+            study.records, metric=metric, axis=study.axis, family=study.family
         )
-        aligned, aligned_law = trained_law(other)
-        panels.append(Panel(lambda figure: _training_panel(figure, other, aligned, aligned_law)))
-        words.append(_law_words(other, aligned_law))
-    at = series[0]
+        try:
+            series, law = trained_law(other)
+        except NotEnoughDataError as error:
+            reasons.append(str(error))
+            continue
+        at = series[0]
+        sampled = (
+            f"Trainings sampled with {style.sampler_label(at.sampler)}, {at.steps} steps, "
+            f"guidance {at.guidance:g}, N = {at.num_samples} images. "
+        )
+        shown.append((other.info, series, law))
+    if (losses := loss_law(study)) is not None:
+        shown.append((METRICS["loss"], *losses))
+    if not shown:
+        raise NotEnoughDataError(reasons[0])
+
+    def panel(info: MetricInfo, series: Sequence[Point], law: PowerLaw) -> Panel:
+        return Panel(lambda figure: _training_panel(figure, info, series, law))
+
     return Drawing(
         name="figure_3",
         title="Quality against training compute",
-        caption=f"Every training sampled with {style.sampler_label(at.sampler)}, {at.steps} steps, "
-        f"guidance {at.guidance:g}; numbers on the lines are widths, bands 95 % intervals. "
-        f"{' '.join(words)} {conditions(study)} After the paper's Fig. 3.",
+        caption=f"{sampled}Numbers on the lines are widths, bands 95 % intervals. "
+        f"{' '.join(_law_words(info, law) for info, _, law in shown)} {conditions(study)} "
+        "After the paper's Fig. 3.",
         alt="Quality against training FLOPs, one line a width, with the fitted power law where the "
         "data support one.",
-        panels=tuple(panels),
+        panels=tuple(panel(*each) for each in shown),
     )
 
 
-def _law_words(study: Study, law: PowerLaw) -> str:
+def loss_law(study: Study) -> tuple[list[Point], PowerLaw] | None:
+    """Held-out losses along the training runs, and their power law; None if not recorded."""
+    losses = validation_points(study.records, study.family)
+    if len(losses) <= len({p.width for p in losses}):
+        return None
+    return losses, _law(losses, METRICS["loss"])
+
+
+def _law(series: Sequence[Point], info: MetricInfo) -> PowerLaw:
+    sigma, values = (np.array([getattr(p, k) for p in series]) for k in ("sigma", "value"))
+    return fit_power_law(training_compute(series), values, sigma, info)
+
+
+def _law_words(info: MetricInfo, law: PowerLaw) -> str:
     if not law.supported:
-        return f"{study.info.label}: no power law is drawn, as {law.reason}."
+        return f"{info.label}: no power law is drawn, as {law.reason}."
     low, high = law.interval
     return (
-        f"{study.info.label}: the dotted power law has exponent {law.improvement:.2f} "
+        f"{info.label}: the dotted power law has exponent {law.improvement:.2f} "
         f"[{low:.2f}, {high:.2f}]{' and a floor' if law.has_floor else ''}."
     )
 
 
 def _training_panel(
-    figure: Figure | SubFigure, study: Study, series: Sequence[Point], law: PowerLaw
+    figure: Figure | SubFigure, info: MetricInfo, series: Sequence[Point], law: PowerLaw
 ) -> None:
     ax = style.axes(figure)
-    colours = style.width_colours(study.widths)
+    colours = style.width_colours([p.width for p in series])
     starts = {}
-    for w in study.widths:
+    for w, colour in colours.items():
         mine = [p for p in series if p.width == w]
-        if not mine:
-            continue
-        x = training_compute(mine)
-        curve(ax, x, mine, colours[w])
-        starts[w] = (float(x[0]), mine[0].value)
+        curve(ax, training_compute(mine), mine, colour)
+        starts[w] = (float(training_compute(mine)[0]), mine[0].value)
     ax.set_xscale("log")
     style.quality_axis(ax, np.array([p.value for p in series]))
     limits = ax.get_ylim()
@@ -110,10 +140,10 @@ def _training_panel(
         ax.set_ylim(limits)
     style.log_axis(ax.xaxis)
     ax.set_xlabel("training compute (FLOPs)")
-    ax.set_ylabel(quality_label(study))
-    ax.set_title(study.info.label)
-    headroom(ax, study)
-    start_labels(ax, study, starts)
+    ax.set_ylabel(f"{info.label} {info.arrow}")
+    ax.set_title(info.label)
+    headroom(ax, info)
+    start_labels(ax, info, starts, colours)
 
 
 def figure_8(study: Study) -> Drawing:
@@ -128,9 +158,9 @@ def figure_8(study: Study) -> Drawing:
     return Drawing(
         name="figure_8",
         title="The best guidance rate",
-        caption=f"{style.sampler_label(sampler)}. Lines of the first panels are step counts (at the "
-        "right ends), dots the best rates. Last panel: the best rate of every width (shifted "
-        "sideways to be told apart); thin bars join the rates that cannot be told from it at the "
+        caption=f"{style.sampler_label(sampler)}. Lines of the first panels are step counts "
+        "(at the right ends), dots the best rates. Last panel: the best rate of every width "
+        "(shifted sideways to be told apart); thin bars join the rates that cannot be told from it at the "
         f"5 % level, hollow dots are less than 95 % sure. {conditions(study)} "
         "After the paper's Fig. 8.",
         alt="Quality against guidance rate for several step counts, for the smallest and the "
@@ -145,7 +175,7 @@ def _rate_curves(study: Study, width: int, sampler: str):
         mine = [p for p in study.points if (p.width, p.sampler) == (width, sampler)]
         steps = sorted({p.steps for p in mine})
         shades = [str(g) for g in np.linspace(0.68, 0.2, len(steps))]
-        ends, values = [], []
+        ends = []
         for n, shade in zip(steps, shades, strict=True):
             points = best_by_rate([p for p in mine if p.steps == n], study.info.sign)
             if len(points) < 2:
@@ -156,8 +186,7 @@ def _rate_curves(study: Study, width: int, sampler: str):
             colour = style.width_colours(study.widths)[width]
             ax.plot([top.guidance], [top.value], "o", color=colour, markersize=5, zorder=5)
             ends.append((float(x[-1]), points[-1].value, str(n), shade))
-            values += [p.value for p in points]
-        style.quality_axis(ax, np.array(values))
+        style.quality_axis(ax, np.array([p.value for p in study.points]))
         ax.set_xlabel("guidance rate")
         ax.set_ylabel(quality_label(study))
         ax.set_title(f"Width {width}, by steps")
@@ -206,8 +235,10 @@ def figure_table_1(rows: Sequence[FamilyRow] | None = None) -> Drawing:
         x = [r.width for r in rows]
         ax.plot(x, [r.flops / 1e9 for r in rows], color=style.MUTED, linewidth=1, zorder=2)
         for r in rows:
-            ring = {"markerfacecolor": "none", "markeredgewidth": 2.0, "markersize": 8}
-            ax.plot(r.width, r.flops / 1e9, "o", color=colours[r.width], zorder=3, **ring)
+            ax.scatter(
+                r.width, r.flops / 1e9, s=60, facecolor="none", edgecolor=colours[r.width],
+                linewidth=2, zorder=3,
+            )  # fmt: skip
             ax.plot(r.width, r.published_flops / 1e9, "x", color=style.INK, markersize=4, zorder=4)
             if "gflops" in r.misprints:
                 ax.annotate(

@@ -13,7 +13,7 @@ import numpy as np
 from ldm_scaling.analysis.claims import CERTAIN, Claim, paper_claims
 from ldm_scaling.analysis.cost import digits, image_flops, si
 from ldm_scaling.analysis.frontier import Frontier, Segment, segments, trace
-from ldm_scaling.analysis.guidance_optimum import BestGuidance
+from ldm_scaling.analysis.guidance_optimum import BestGuidance, fair_points
 from ldm_scaling.analysis.scaling_fit import PowerLaw
 from ldm_scaling.analysis.stability import Stability
 from ldm_scaling.analysis.study import Point, Study
@@ -130,7 +130,9 @@ def frontier_findings(study: Study, frontier: Frontier) -> list[Finding]:
     for s in stretches(frontier):
         p = s.setting
         flops = image_flops(p)
-        cost = f"cost {digits(p.costs[study.axis])}{f', {si(flops)}FLOPs an image' if flops else ''}"
+        cost = (
+            f"cost {digits(p.costs[study.axis])}{f', {si(flops)}FLOPs an image' if flops else ''}"
+        )
         how = f"{setting_words(p)} ({cost}) give {value_words(study, p)}"
         where = _range_words(s, frontier)
         if not s.contested:
@@ -171,7 +173,7 @@ def claims_by_sampler(study: Study) -> dict[str, list[Claim]]:
 
 
 def sampler_findings(study: Study, by_sampler: dict[str, list[Claim]]) -> list[Finding]:
-    """Whether the sampler changes the first claim's verdict, and which sampler wins at which cost."""
+    """Whether the sampler changes the first claim's verdict, and which one wins at which cost."""
     if len(by_sampler) < 2:
         return []
     verdicts = {s: claims[0] for s, claims in by_sampler.items()}
@@ -187,17 +189,24 @@ def sampler_findings(study: Study, by_sampler: dict[str, list[Claim]]) -> list[F
     else:
         head = "The sampler changes whether smaller widths win at small cost"
     found = [Finding(f"{head}: by sampler, the claim for {parts}.")]
-    frontier = trace(study, by="sampler")
+    points, rates = fair_points(study)
+    frontier = trace(study, by="sampler", points=points)
+    some = rates and len(points) < len(study.points)
+    at = (
+        f" at guidance {_list_words([f'{r:g}' for r in rates])}, which all were given"
+        if some
+        else ""
+    )
     for s in stretches(frontier):
         names = _list_words([sampler_label(str(g)) for g in s.groups])
         where = _range_words(s, frontier)
         verb = "is the best sampler" if len(s.groups) == 1 else "take turns or cannot be told apart"
         certain = study.has_uncertainty and s.contested
         if len(s.groups) > 1:
-            found.append(Finding(f"{where}, {names} {verb}.", word="undecided"))
+            found.append(Finding(f"{where}, {names} {verb}{at}.", word="undecided"))
         else:
             p = s.probability if certain else math.nan
-            found.append(Finding(f"{where}, {names} {verb}.", p))
+            found.append(Finding(f"{where}, {names} {verb}{at}.", p))
     return found
 
 
@@ -209,12 +218,14 @@ def guidance_findings(best: Sequence[BestGuidance]) -> list[Finding]:
     serves = {r: sum(r in b.tied for b in best) for r in rates}
     rate = max(rates, key=lambda r: serves[r])
     share = serves[rate] / len(best)
-    what = f"Guidance {rate:g} cannot be told from the best rate in {serves[rate]} of {len(best)}"
-    cells = "combinations of width, sampler and steps"
     if share >= LIKELY:
-        text = f"One guidance rate nearly serves all. {what} {cells}."
+        head = "One guidance rate nearly serves all"
     else:
-        text = f"The best guidance rate depends on width, sampler or steps. {what} {cells} only."
+        head = "The best guidance rate depends on width, sampler or steps"
+    text = (
+        f"{head}: the rate that serves most often, {rate:g}, is the best or cannot be told from it "
+        f"in {serves[rate]} of {len(best)} combinations of these."
+    )
     found = [Finding(text)]
     few, many = min(b.point.steps for b in best), max(b.point.steps for b in best)
     if few < many:
@@ -242,16 +253,27 @@ def training_findings(study: Study, law: PowerLaw) -> list[Finding]:
     """The power law of quality in training compute, or why there is none."""
     if not law.supported:
         return [Finding(f"No power law of quality in training compute: {law.reason}.")]
+    return [Finding(f"{study.info.label} {_law_text(law, 'evaluations')}.")]
+
+
+def _law_text(law: PowerLaw, of: str) -> str:
     low, high = law.interval
     floor = f" above a floor of {digits(law.c)}" if law.has_floor else ""
     verb = "improves" if law.improvement > 0 else "worsens"
-    return [
-        Finding(
-            f"{study.info.label} {verb} with training compute as a power law{floor}: exponent "
-            f"{law.improvement:.2f}, 95 % interval [{low:.2f}, {high:.2f}], explaining "
-            f"{law.r_squared:.0%} of the variance of {law.num_points} evaluations."
-        )
-    ]
+    percent = 100 * law.r_squared
+    share = "more than 99 %" if percent > 99 else f"{percent:.0f} %"
+    return (
+        f"{verb} with training compute as a power law{floor}: exponent {law.improvement:.2f}, 95 % "
+        f"interval [{low:.2f}, {high:.2f}], explaining {share} of the variance "
+        f"of {law.num_points} {of}"
+    )
+
+
+def loss_findings(law: PowerLaw) -> list[Finding]:
+    """The power law of the held-out loss in training compute."""
+    if not law.supported:
+        return [Finding(f"No power law of the held-out loss in training compute: {law.reason}.")]
+    return [Finding(f"The held-out loss {_law_text(law, 'evaluations during training')}.")]
 
 
 def stability_findings(stability: Stability | None) -> list[Finding]:

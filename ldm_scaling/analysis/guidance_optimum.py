@@ -64,13 +64,26 @@ def best_guidance(study: Study, *, draws: int = 2000, seed: int = 0) -> list[Bes
                 if certain
                 else math.nan,
                 tied=tuple(
-                    p.guidance for p, far in zip(points, values - values[best] > margin, strict=True)
+                    p.guidance
+                    for p, far in zip(points, values - values[best] > margin, strict=True)
                     if not far
                 ),
                 rates=tuple(p.guidance for p in points),
             )
         )
     return found
+
+
+def fair_points(study: Study) -> tuple[list[Point], tuple[float, ...]]:
+    """Points for comparing samplers: those at guidance rates that every sampler was given.
+
+    Returns:
+      The points and the shared rates; all points and () where no rate is shared.
+    """
+    by_sampler = [{p.guidance for p in study.points if p.sampler == s} for s in study.samplers]
+    shared = set.intersection(*by_sampler)
+    points = [p for p in study.points if p.guidance in shared or not shared]
+    return points, tuple(sorted(shared))
 
 
 def best_by_rate(points: Sequence[Point], sign: float) -> list[Point]:
@@ -83,10 +96,15 @@ def best_by_rate(points: Sequence[Point], sign: float) -> list[Point]:
     return [by_rate[rate] for rate in sorted(by_rate)]
 
 
-def best_by_steps(study: Study, width: int, sampler: str) -> list[Point]:
-    """The best setting of one width and sampler at each number of steps, ascending."""
+def best_by_steps(
+    study: Study, width: int, sampler: str, points: Sequence[Point] | None = None
+) -> list[Point]:
+    """The best setting of one width and sampler at each number of steps, ascending.
+
+    Looks among `points`, the study's by default.
+    """
     by_steps: dict[int, Point] = {}
-    for p in study.points:
+    for p in study.points if points is None else points:
         if (p.width, p.sampler) != (width, sampler):
             continue
         held = by_steps.get(p.steps)

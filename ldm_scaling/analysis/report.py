@@ -14,9 +14,9 @@ import jinja2
 
 from ldm_scaling.analysis import findings as words
 from ldm_scaling.analysis.claims import compare_pairs, paper_claims
-from ldm_scaling.analysis.cost import AXES, digits, family_table, reference_width, si
+from ldm_scaling.analysis.cost import AXES, count, digits, family_table, reference_width
 from ldm_scaling.analysis.figures import draw_all, write_drawing
-from ldm_scaling.analysis.figures_models import trained_law
+from ldm_scaling.analysis.figures_models import loss_law, trained_law
 from ldm_scaling.analysis.frontier import segments, trace
 from ldm_scaling.analysis.guidance_optimum import best_guidance
 from ldm_scaling.analysis.stability import winner_stability
@@ -31,11 +31,11 @@ from ldm_scaling.analysis.style import (
 )
 from ldm_scaling.records import Record
 
-_LARGEST_SVG = 150_000  # bytes; beyond that a panel goes into the report as PNG
+_LARGEST_SVG = 150_000  # bytes; beyond that a panel goes into the report as PNG if that is smaller
 
 DEFAULT_COMMANDS = (
     "python launch/study.py --config=configs/study.py:micro --workdir=DIR",
-    "python launch/analyze.py --records=DIR/records.jsonl --samples=DIR/samples --output=DIR/report",
+    "python launch/analyze.py --records=DIR/records.jsonl --samples=DIR/samples --output=REPORT",
 )
 
 
@@ -87,10 +87,8 @@ def write_report(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(digits=digits, si=si, sampler=sampler_label)
-    environment.globals.update(
-        probability=words.probability_words, inf=math.inf, nan=math.nan
-    )
+    environment.filters.update(digits=digits, count=count, sampler=sampler_label, bind=_bind)
+    environment.globals.update(probability=words.probability_words, inf=math.inf, nan=math.nan)
     html = environment.get_template("report.html.j2").render(
         title=title,
         study=study,
@@ -110,7 +108,7 @@ def write_report(
 @dataclasses.dataclass(frozen=True)
 class _InlinePanel:
     uri: str
-    width: float  # CSS pixels
+    width: int  # CSS pixels
 
 
 def _inline(drawings: Iterable[Drawing]) -> dict[str, tuple[Drawing, list[_InlinePanel]]]:
@@ -119,10 +117,17 @@ def _inline(drawings: Iterable[Drawing]) -> dict[str, tuple[Drawing, list[_Inlin
 
 def _inline_panel(panel: Panel) -> _InlinePanel:
     data, mime = render_panel(panel, "svg"), "image/svg+xml"
-    if len(data) > _LARGEST_SVG:
-        data, mime = render_panel(panel, "png"), "image/png"
+    if len(data) > _LARGEST_SVG and len(png := render_panel(panel, "png")) < len(data):
+        data, mime = png, "image/png"
     uri = f"data:{mime};base64,{base64.b64encode(data).decode()}"
     return _InlinePanel(uri, round(panel.width * 96))
+
+
+def _bind(text: str) -> str:
+    """Keeps numbers on one line with what belongs to them."""
+    for loose in (" %", " ± ", " > 0", " < 0", " = 0", " GFLOP", " MFLOP", " TFLOP"):
+        text = text.replace(loose, loose.replace(" ", "\u00a0"))
+    return text
 
 
 def _analyses(study: Study) -> dict[str, Any]:
@@ -132,16 +137,13 @@ def _analyses(study: Study) -> dict[str, Any]:
     by_sampler = words.claims_by_sampler(study)
     best = best_guidance(study)
     stability = winner_stability(study, frontier)
-    try:
-        training = words.training_findings(study, trained_law(study)[1])
-    except NotEnoughDataError as error:
-        training = [words.Finding(f"Nothing can be said about training compute: {error}.")]
     return {
         "answer": words.frontier_findings(study, frontier),
         "claims": words.claim_findings(claims),
         "sampler_findings": words.sampler_findings(study, by_sampler),
         "guidance_findings": words.guidance_findings(best),
-        "training_findings": training,
+        "training_findings": _training_findings(study),
+        "calibration": _calibration(study),
         "stability_findings": words.stability_findings(stability),
         "segments": segments(frontier),
         "sweep_end": float(frontier.costs[-1]),
@@ -151,6 +153,27 @@ def _analyses(study: Study) -> dict[str, Any]:
         "points": _point_rows(study),
         "other_metrics": _other_metrics(study),
     }
+
+
+def _training_findings(study: Study) -> list[words.Finding]:
+    try:
+        found = words.training_findings(study, trained_law(study)[1])
+    except NotEnoughDataError as error:
+        found = [
+            words.Finding(
+                f"Nothing can be said of {study.info.label} in training compute: {error}."
+            )
+        ]
+    losses = loss_law(study)
+    return found + (words.loss_findings(losses[1]) if losses else [])
+
+
+def _calibration(study: Study) -> dict[str, float]:
+    """What the alignment score is worth on real images, where it was measured."""
+    for record in study.records:
+        if record.kind == "alignment_calibration":
+            return {name: float(metric.value) for name, metric in record.metrics.items()}
+    return {}
 
 
 def _other_metrics(study: Study) -> list[str]:

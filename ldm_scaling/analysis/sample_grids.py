@@ -78,7 +78,7 @@ def _grid_panel(
     Row labels stand to the left, or above their rows if `labels_above`.
     """
     columns = max(len(row) for row in rows)
-    heads = [textwrap.fill(c, 11, max_lines=3, placeholder="…") for c in column_labels]
+    heads = [textwrap.fill(c, 10, max_lines=3, placeholder="…") for c in column_labels]
     head = 0.13 * max((h.count("\n") + 1 for h in heads), default=0) + 0.1
     left, lift = (0.1, 0.2) if labels_above else (_LABEL, 0.0)
     pitch, row_pitch = _TILE + _GAP, _TILE + _GAP + lift
@@ -136,13 +136,14 @@ def figure_family(study: Study, strips: Strips) -> Drawing:
         f"{first.guidance:g}; the same captions and initial noise in each row. Not picked: the "
         "first captions of the evaluation. After the paper's Fig. 1.",
         alt=f"Generated images of {len(found)} widths for the captions "
-        f"{', '.join(captions_of(first)[:MAX_CAPTIONS])}.",
+        f"{', '.join(captions_of(first)[:8])}.",
         panels=(
             _grid_panel(
                 "By width",
-                [tiles[:MAX_CAPTIONS] for _, tiles in found],
-                [f"c = {p.width}\n{study.info.label}\n{digits(p.value)}" for p, _ in found],
+                [tiles[:8] for _, tiles in found],
+                [f"c = {p.width}, {study.info.label} {digits(p.value)}" for p, _ in found],
                 captions_of(first),
+                labels_above=True,
             ),
         ),
     )
@@ -184,8 +185,8 @@ def figure_7(study: Study, strips: Strips) -> Drawing:
     return Drawing(
         name="figure_7",
         title="What guidance does",
-        caption=f"{style.sampler_label(sampler)}, {steps_shown} steps, the same initial noise along "
-        "each row. After the paper's Fig. 7.",
+        caption=f"{style.sampler_label(sampler)}, {steps_shown} steps, the same initial noise "
+        "along each row. After the paper's Fig. 7.",
         alt="Generated images for a few captions, guidance rate rising from left to right, for the "
         "smallest and the largest width.",
         panels=tuple(panels),
@@ -216,9 +217,7 @@ def equal_cost_sets(study: Study, targets: int = 4, tolerance: float = 1.25) -> 
     shared = sorted(sets)
     wanted = np.geomspace(shared[0], shared[-1], targets)
     # Nearest cost to each target, preferring those that more widths can meet.
-    picked = {
-        min(shared, key=lambda c: abs(math.log(c / w)) - 0.25 * len(sets[c])) for w in wanted
-    }
+    picked = {min(shared, key=lambda c: abs(math.log(c / w)) - 0.25 * len(sets[c])) for w in wanted}
     return [sets[c] for c in sorted(picked)]
 
 
@@ -247,8 +246,8 @@ def figure_10(study: Study, strips: Strips) -> Drawing:
         name="figure_10",
         title="Images at equal cost",
         caption="Each row is a width at its best setting (sampler, steps, guidance) within 25 % of "
-        f"the cost above it; the same captions and initial noise throughout. Below each width: "
-        f"sampler and steps, {study.info.label}. After the paper's Fig. 10.",
+        f"the cost above it; the same captions and initial noise throughout. Beside each row: "
+        f"width, sampler and steps, {study.info.label}. After the paper's Fig. 10.",
         alt="Rows of generated images, one row a width, in blocks of about equal sampling cost.",
         panels=tuple(panels),
         columns=2,

@@ -15,9 +15,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from scipy import optimize
 
-from ldm_scaling.analysis.study import MetricInfo, Point
+from ldm_scaling.analysis.ranking import MetricInfo
+from ldm_scaling.analysis.study import Point, comparable_points
 from ldm_scaling.records import Record
 
 _EXPONENTS = np.linspace(-3.0, 3.0, 61)
@@ -104,7 +104,7 @@ def fit_power_law(
     r_squared = 1.0 - fit.loss / total if total > 0 else 0.0
     reason = ""
     if r_squared < 0.5:
-        reason = f"compute alone explains only {max(r_squared, 0.0):.0%} of the variance"
+        reason = f"compute alone explains only {100 * max(r_squared, 0.0):.0f} % of the variance"
     elif low <= 0 <= high:
         reason = f"the exponent's 95 % interval [{low:.2g}, {high:.2g}] includes 0"
     improvement = fit.b * info.sign * math.copysign(1.0, fit.a)
@@ -166,15 +166,12 @@ def _linear(x: np.ndarray, y: np.ndarray, weight: np.ndarray, b: np.ndarray, flo
 def _fit_form(x: np.ndarray, y: np.ndarray, weight: np.ndarray, floor: bool) -> _Curve:
     # With a floor, b and -b bend opposite ways; a saturating law is b > 0.
     grid = _EXPONENTS[_EXPONENTS > 0.05] if floor else _EXPONENTS
-    near = int(np.argmin(_linear(x, y, weight, grid, floor)[2]))
-    refined = optimize.minimize_scalar(
-        lambda b: float(_linear(x, y, weight, np.array([b]), floor)[2][0]),
-        bounds=(grid[max(near - 1, 0)], grid[min(near + 1, len(grid) - 1)]),
-        method="bounded",
-        options={"xatol": 1e-4},
-    )
-    a, c, loss = (float(q[0]) for q in _linear(x, y, weight, np.array([refined.x]), floor))
-    return _Curve(a, float(refined.x), c if floor else 0.0, loss, 3 if floor else 2)
+    for _ in range(3):  # each grid lies about the best of the one before, 20 times as fine
+        best = float(grid[np.argmin(_linear(x, y, weight, grid, floor)[2])])
+        step = float(grid[1] - grid[0])
+        grid = best + np.linspace(-step, step, 41)
+    a, c, loss = (q[0].item() for q in _linear(x, y, weight, np.array([best]), floor))
+    return _Curve(a, best, c if floor else 0.0, loss, 3 if floor else 2)
 
 
 def _fit(x: np.ndarray, y: np.ndarray, weight: np.ndarray, distinct: int) -> _Curve:
@@ -202,6 +199,20 @@ def training_series(points: Sequence[Point]) -> list[Point]:
     return sorted(groups[chosen], key=lambda p: (p.width, p.training_steps))
 
 
+def validation_points(records: Iterable[Record], family: str) -> list[Point]:
+    """Losses on held-out examples during the training runs of a family, by width and step."""
+    held_out = [
+        r
+        for r in records
+        if r.protocol.get("split") == "validation"
+        and r.point.get("family", "") == family
+        and "width" in r.point
+        and float(r.costs.get("training_flops", 0.0)) > 0
+    ]
+    points, _ = comparable_points(held_out, "loss", kind="training")
+    return sorted(points, key=lambda p: (p.width, p.training_steps))
+
+
 def training_compute(points: Iterable[Point]) -> np.ndarray:
     """Training FLOPs of each point [N]. Raises ValueError where a record has none."""
     flops = []
@@ -213,8 +224,3 @@ def training_compute(points: Iterable[Point]) -> np.ndarray:
             )
         flops.append(float(cost))
     return np.array(flops)
-
-
-def records_with_training(records: Iterable[Record]) -> list[Record]:
-    """Records whose training compute is known."""
-    return [r for r in records if float(r.costs.get("training_flops", 0.0)) > 0]

@@ -7,7 +7,6 @@ of images, the spread over seeds also knows what the interval forgot.
 """
 
 import dataclasses
-import difflib
 import json
 import math
 from collections import defaultdict
@@ -17,50 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from ldm_scaling.analysis.ranking import MetricInfo, metric_info
 from ldm_scaling.records import Record
-
-
-@dataclasses.dataclass(frozen=True)
-class MetricInfo:
-    """How a metric is printed and which way is better."""
-
-    label: str
-    lower_is_better: bool
-
-    @property
-    def arrow(self) -> str:
-        """The direction of better."""
-        return "↓" if self.lower_is_better else "↑"
-
-    @property
-    def sign(self) -> float:
-        """+1 or -1: `sign * value` is lower for the better."""
-        return 1.0 if self.lower_is_better else -1.0
-
-
-METRICS: Mapping[str, MetricInfo] = {
-    "kd_lite0": MetricInfo("KD-Lite0", True),
-    "fd_lite0": MetricInfo("FD-Lite0", True),
-    "precision_lite0": MetricInfo("Precision-Lite0", False),
-    "recall_lite0": MetricInfo("Recall-Lite0", False),
-    "alignment_lite0_minilm": MetricInfo("Alignment Lite0-MiniLM", False),
-    "fid": MetricInfo("FID", True),
-    "clip_score": MetricInfo("CLIP score", False),
-    "inception_score": MetricInfo("Inception score", False),
-    "lpips": MetricInfo("LPIPS", True),
-    "loss": MetricInfo("Training loss", True),
-    "validation_loss": MetricInfo("Validation loss", True),
-}
-
-
-def metric_info(name: str) -> MetricInfo:
-    """Label and direction of a metric; ValueError with the nearest name for an unknown one."""
-    if name not in METRICS:
-        near = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"metric={name!r}: unknown direction; did you mean {near!r}? Known: {', '.join(METRICS)}"
-        )
-    return METRICS[name]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +83,7 @@ def _point(records: Sequence[Record], metric: str) -> Point:
     at = first.point
     return Point(
         width=int(at["width"]),
-        training_steps=int(at.get("training_steps", 0)),
+        training_steps=int(at.get("training_steps", at.get("step", 0))),  # "step" during training
         sampler=str(at.get("sampler", "")),
         steps=int(at.get("steps", 0)),
         guidance=float(at.get("guidance", 1.0)),
@@ -222,9 +179,7 @@ class Study:
         unique = {record.hash: record for record in records}
         records = tuple(unique[key] for key in sorted(unique))
         _require_any(records, metric)
-        families = sorted(
-            {str(r.point.get("family", "")) for r in records if r.kind == "samples"}
-        )
+        families = sorted({str(r.point.get("family", "")) for r in records if r.kind == "samples"})
         if family is None:
             if len(families) > 1:
                 raise ValueError(f"family=None: records of {families} are mixed; choose one")
@@ -234,7 +189,9 @@ class Study:
         mine = [r for r in records if r.point.get("family", "") == family]
         trained, notes = comparable_points(mine, metric)
         if not trained:
-            raise ValueError(f"metric={metric!r}: no record of family {family!r} has a finite value")
+            raise ValueError(
+                f"metric={metric!r}: no record of family {family!r} has a finite value"
+            )
         for point in trained:
             _require_coordinates(point, axis)
         trained, more = _fill_sigma(trained)
@@ -267,6 +224,14 @@ class Study:
     def seeds(self) -> tuple[int, ...]:
         """Seeds of the points, ascending."""
         return tuple(sorted({s for p in self.points for s in p.seed_values}))
+
+    @property
+    def real_images(self) -> Record | None:
+        """What real held-out images score by the same protocol, where it was measured."""
+        for record in self.records:
+            if record.kind == "real_images" and self.metric in record.metrics:
+                return record
+        return None
 
     @property
     def has_uncertainty(self) -> bool:

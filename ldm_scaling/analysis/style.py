@@ -7,6 +7,7 @@ one by one they go into the report, where they stack on a narrow screen and keep
 import dataclasses
 import io
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -15,7 +16,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 INK, MUTED, FAINT = "#1c2733", "#5b6875", "#d9dee3"
-LINE_STYLES: Mapping[str, str] = {"ddim": "--", "ddpm": "-", "dpmpp_2m": "-"}
 SAMPLER_LABELS: Mapping[str, str] = {
     "ddim": "DDIM",
     "ddpm": "DDPM",
@@ -25,7 +25,7 @@ SAMPLER_LABELS: Mapping[str, str] = {
 _WIDTH_SCALE = colors.LinearSegmentedColormap.from_list(
     "width", ["#86cdb0", "#3fb0c3", "#2a7fb8", "#27499c", "#1a1f55"]
 )
-_RC = {
+_RC: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": MUTED,
     "axes.grid": True,
@@ -197,7 +197,12 @@ def _darker(colour: str) -> tuple[float, float, float]:
     r, g, b = colors.to_rgb(colour)
     luminance = 0.3 * r + 0.59 * g + 0.11 * b
     share = max(0.0, luminance - 0.3)
-    return tuple((1 - share) * c + share * i for c, i in zip((r, g, b), colors.to_rgb(INK)))
+    ink = colors.to_rgb(INK)
+    return (
+        (1 - share) * r + share * ink[0],
+        (1 - share) * g + share * ink[1],
+        (1 - share) * b + share * ink[2],
+    )
 
 
 def spread(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:

@@ -10,6 +10,16 @@ WIDTHS = (16, 24, 32, 48)
 COSTS = {16: 0.13, 24: 0.27, 32: 0.46, 48: 1.0}
 STEPS = (2, 4, 8, 16, 32, 50)
 GUIDANCE = (1.5, 3.0, 5.0, 8.0)
+CAPTIONS = (
+    "red apple",
+    "cat face",
+    "flag: Japan",
+    "woman firefighter",
+    "sleeping face",
+    "keycap: #",
+    "person climbing",
+    "stop sign",
+)
 
 
 def smaller_first(width, steps, guidance, sampler):
@@ -37,7 +47,7 @@ def record(
     value = truth(width, steps, guidance, sampler) + bonus
     if rng is not None:
         value += sigma * rng.standard_normal()
-    half = 1.96 * sigma if interval else None
+    half = 1.96 * sigma if interval else 0.0
     evaluations = steps * (1 if guidance == 1.0 else 2)
     return Record(
         kind="samples",
@@ -49,8 +59,8 @@ def record(
         seed=seed,
         num_samples=num_samples,
         metrics={
-            "kd_lite0": Metric(value, value - half, value + half) if half else Metric(value),
-            "alignment_lite0_minilm": Metric(0.5 - 0.1 * value, None, None),
+            "kd_lite0": _metric(value, half),
+            "alignment_lite0_minilm": _metric(0.5 - 0.1 * value, 0.1 * half),
         },
         costs={
             "parameters": 8e6 * COSTS[width],
@@ -62,9 +72,13 @@ def record(
             "training_flops": 3 * 4e8 * COSTS[width] * 128 * training_steps,
         },
         weights_hash="00",
-        protocol={"features": "lite0", "strip_captions": ["red apple", "cat face", "flag: Japan"]},
+        protocol={"features": "lite0", "strip_captions": list(CAPTIONS)},
         provenance={"wall_seconds": 1.0},
     )  # fmt: skip
+
+
+def _metric(value, half):
+    return Metric(value, value - half, value + half) if half else Metric(value)
 
 
 def study_records(

@@ -24,7 +24,8 @@ def test_frontier_of_two_hand_made_models():
     np.testing.assert_allclose(frontier.score, [[5, 3, 3, 3], [np.inf, np.inf, 4, 1]])
     first, last = segments(frontier)
     assert (first.low, first.high, first.group) == (0.26, 4.0, 16)
-    assert first.setting.steps == 8 and first.runner_up == 48
+    assert first.setting.steps == 8
+    assert first.runner_up == 48
     assert (last.low, last.high, last.group) == (4.0, math.inf, 48)
     assert first.probability == last.probability == 1.0
 
@@ -130,7 +131,8 @@ def test_crossover_cost_of_a_pair():
     better = exact.score[3] < exact.score[0]
     crossing = exact.costs[np.flatnonzero(~better)[-1] + 1]
     assert pair.overtakes[0] <= crossing <= pair.overtakes[2]
-    assert pair.larger_at_large == 1.0 and pair.smaller_at_small > 0.9
+    assert pair.larger_at_large == 1.0
+    assert pair.smaller_at_small > 0.9
 
 
 def test_best_guidance_and_its_ties():
@@ -138,19 +140,23 @@ def test_best_guidance_and_its_ties():
     study = study_of(lambda w, n, g, s: truth[g], sigma=0.02, widths=(16,), steps=(8,))
     (best,) = best_guidance(study)
     assert best.point.guidance in (3.0, 5.0)
-    assert best.tied == (3.0, 5.0) and not best.at_edge
+    assert best.tied == (3.0, 5.0)
+    assert not best.at_edge
     assert 0.4 < best.probability < 1.0
 
 
 def test_best_guidance_at_the_edge_is_marked():
     (best,) = best_guidance(study_of(lambda w, n, g, s: g, widths=(16,), steps=(8,)))
-    assert best.point.guidance == 1.5 and best.at_edge and best.probability == 1.0
+    assert best.point.guidance == 1.5
+    assert best.at_edge
+    assert best.probability == 1.0
 
 
 def test_stability_over_seeds():
     clear = study_of(smaller_first, sigma=0.001, seeds=(0, 1, 2))
     stability = winner_stability(clear, trace(clear))
-    assert stability.agreement > 0.9 and stability.seeds == (0, 1, 2)
+    assert stability.agreement > 0.9
+    assert stability.seeds == (0, 1, 2)
     noisy = study_of(all_equal, sigma=0.1, seeds=(0, 1, 2))
     assert winner_stability(noisy, trace(noisy)).agreement < 0.5
     assert winner_stability(study_of(), trace(study_of())) is None

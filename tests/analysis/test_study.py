@@ -4,7 +4,8 @@ import math
 import pytest
 from synthetic_records import record, smaller_first, study_records
 
-from ldm_scaling.analysis.study import Study, metric_info, standard_error
+from ldm_scaling.analysis.ranking import metric_info
+from ldm_scaling.analysis.study import Study, standard_error
 from ldm_scaling.records import Metric
 
 
