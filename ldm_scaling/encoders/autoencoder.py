@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ldm_scaling.encoders.convolution import Conv
 from ldm_scaling.types import Images, Keys, Latents
 
 NORM_EPSILON = 1e-6  # of every group norm in diffusers' AutoencoderKL
@@ -62,8 +63,8 @@ def sample_posterior(mean: Latents, logvar: Latents, keys: Keys) -> Latents:
     return mean + jnp.exp(0.5 * logvar) * noise
 
 
-def _conv(config: AutoencoderConfig, channels: int, name: str, size: int = 3) -> nn.Conv:
-    return nn.Conv(channels, (size, size), padding=size // 2, dtype=config.dtype, name=name)
+def _conv(config: AutoencoderConfig, channels: int, name: str, **options) -> Conv:
+    return Conv(channels, dtype=config.dtype, name=name, **options)
 
 
 class GroupNorm(nn.Module):
@@ -74,15 +75,36 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        """Normalises each group of channels of each example."""
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         x = x.astype(jnp.float32)
-        grouped = x.reshape(*x.shape[:-1], self.groups, channels // self.groups)
-        mean = grouped.mean((1, 2, 4), keepdims=True)
-        variance = jnp.square(grouped - mean).mean((1, 2, 4), keepdims=True)
-        x = ((grouped - mean) * jax.lax.rsqrt(variance + NORM_EPSILON)).reshape(x.shape)
-        return (x * scale[None, None, None] + bias[None, None, None]).astype(self.dtype)
+        mean, variance = _group_moments(x, self.groups)
+        gain = jax.lax.rsqrt(variance + NORM_EPSILON) * scale[None, None, None]
+        return ((x - mean) * gain + bias[None, None, None]).astype(self.dtype)
+
+
+def _group_moments(x, groups: int):
+    """Mean and variance of each group of [B, H, W, C], given per channel as [B, 1, 1, C].
+
+    One pass over x: sums per channel first (a reduction that XLA vectorises, unlike one over
+    [H, W, C / groups]), then groups from channels. A pixel is subtracted before squaring, so that
+    a mean far from zero does not cancel the variance away.
+    """
+    batch, _, _, channels = x.shape
+    pixel = jax.lax.stop_gradient(x[:, :1, :1])
+    offset = (x - pixel).mean((1, 2), keepdims=True)
+    square = jnp.square(x - pixel).mean((1, 2), keepdims=True)
+    within = (square - jnp.square(offset)).reshape(batch, groups, -1)
+    channel_mean = (pixel + offset).reshape(batch, groups, -1)
+    mean = channel_mean.mean(-1, keepdims=True)
+    variance = (within + jnp.square(channel_mean - mean)).mean(-1, keepdims=True)
+
+    def per_channel(moment):
+        return jnp.broadcast_to(moment, channel_mean.shape).reshape(batch, 1, 1, channels)
+
+    return per_channel(mean), per_channel(jnp.maximum(variance, 0.0))
 
 
 class ResidualBlock(nn.Module):
@@ -93,6 +115,7 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W D"]:
+        """[B, H, W, C] -> [B, H, W, channels]."""
         config, shortcut = self.config, x
         x = nn.silu(GroupNorm(config.norm_groups, config.dtype, name="norm1")(x))
         x = _conv(config, self.channels, "conv1")(x)
@@ -110,6 +133,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        """Adds to every pixel what it attends to."""
         batch, height, width, channels = x.shape
         h = GroupNorm(self.config.norm_groups, self.config.dtype, name="group_norm")(x)
         h = h.reshape(batch, height * width, channels)
@@ -131,6 +155,7 @@ class MidBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        """Keeps the shape."""
         x = ResidualBlock(self.config, x.shape[-1], name="resnets_0")(x)
         if self.config.mid_attention:
             x = Attention(self.config, name="attentions_0")(x)
@@ -143,15 +168,10 @@ class Downsample(nn.Module):
     config: AutoencoderConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H/2 W/2 C"]:
-        return nn.Conv(
-            x.shape[-1],
-            (3, 3),
-            strides=2,
-            padding=((0, 1), (0, 1)),
-            dtype=self.config.dtype,
-            name="conv",
-        )(x)
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
+        """[B, H, W, C] -> [B, H / 2, W / 2, C]."""
+        options = {"stride": 2, "padding": ((0, 1), (0, 1))}
+        return _conv(self.config, x.shape[-1], "conv", **options)(x)
 
 
 class Upsample(nn.Module):
@@ -160,11 +180,9 @@ class Upsample(nn.Module):
     config: AutoencoderConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B 2*H 2*W C"]:
-        batch, height, width, channels = x.shape
-        x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
-        x = x.reshape(batch, 2 * height, 2 * width, channels)
-        return _conv(self.config, channels, "conv")(x)
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
+        """[B, H, W, C] -> [B, 2 H, 2 W, C]."""
+        return _conv(self.config, x.shape[-1], "conv", upsample=True)(x)
 
 
 class DownBlock(nn.Module):
@@ -176,6 +194,7 @@ class DownBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
+        """[B, H, W, C] -> [B, H / 2, W / 2, channels], or [B, H, W, channels] at the last level."""
         for i in range(self.config.layers_per_block):
             x = ResidualBlock(self.config, self.channels, name=f"resnets_{i}")(x)
         return Downsample(self.config, name="downsamplers_0")(x) if self.downsample else x
@@ -190,6 +209,7 @@ class UpBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
+        """[B, H, W, C] -> [B, 2 H, 2 W, channels], or [B, H, W, channels] at the last level."""
         for i in range(self.config.layers_per_block + 1):
             x = ResidualBlock(self.config, self.channels, name=f"resnets_{i}")(x)
         return Upsample(self.config, name="upsamplers_0")(x) if self.upsample else x
@@ -202,6 +222,7 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
+        """Images [B, H, W, in_channels] -> [B, h, w, 2 latent_channels]."""
         config, widths = self.config, self.config.block_out_channels
         x = _conv(config, widths[0], "conv_in")(x.astype(config.dtype))
         for i, width in enumerate(widths):
@@ -219,6 +240,7 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B H W D"]:
+        """Latents [B, h, w, latent_channels] -> [B, H, W, in_channels]."""
         config, widths = self.config, self.config.block_out_channels[::-1]
         x = _conv(config, widths[0], "conv_in")(x)
         x = MidBlock(config, name="mid_block")(x)
@@ -238,13 +260,16 @@ class Autoencoder(nn.Module):
     config: AutoencoderConfig
 
     def setup(self):
+        """Names the parts as diffusers does."""
         config = self.config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.quant_conv = nn.Conv(2 * config.latent_channels, (1, 1), dtype=config.dtype)
-        self.post_quant_conv = nn.Conv(config.latent_channels, (1, 1), dtype=config.dtype)
+        self.quant_conv = Conv(2 * config.latent_channels, size=1, dtype=config.dtype)
+        self.post_quant_conv = Conv(config.latent_channels, size=1, dtype=config.dtype)
 
-    def encode(self, images: Float[Array, "B H W C"]) -> tuple[Latents, Latents]:
+    def encode(
+        self, images: Float[Array, "B H W C"]
+    ) -> tuple[Float[Array, "B h w c"], Float[Array, "B h w c"]]:
         """Images [B, H, W, in_channels] in [-1, 1] -> (mean, logvar), both [B, h, w, c] unscaled.
 
         Raises:
@@ -259,7 +284,7 @@ class Autoencoder(nn.Module):
         mean, logvar = jnp.split(moments, 2, axis=-1)
         return mean, jnp.clip(logvar, *LOGVAR_RANGE)
 
-    def decode(self, latents: Latents) -> Float[Array, "B H W C"]:
+    def decode(self, latents: Float[Array, "B h w c"]) -> Float[Array, "B H W C"]:
         """Unscaled latents [B, h, w, c] -> images [B, H, W, in_channels], about in [-1, 1]."""
         h = self.post_quant_conv(latents.astype(self.config.dtype))
         return self.decoder(h).astype(jnp.float32)
