@@ -1,0 +1,47 @@
+"""Draws images for prompts and saves them as one picture, a row per prompt.
+
+python launch/sample.py --prompt="red apple" --prompt="cat face" --output=images.png
+python launch/sample.py --model=FOLDER --prompt="a house" --sampler=dpmpp_2m --steps=20 --count=4
+"""
+
+from pathlib import Path
+
+from absl import app, flags
+
+MODEL = flags.DEFINE_string(
+    "model", "micro-48", "A packaged model, or a folder in the diffusers layout."
+)
+PROMPT = flags.DEFINE_multi_string("prompt", None, "What to draw; may be given several times.")
+COUNT = flags.DEFINE_integer("count", 4, "Images of each prompt.", lower_bound=1)
+SAMPLER = flags.DEFINE_string("sampler", "ddim", "ddim, ddpm or dpmpp_2m.")
+STEPS = flags.DEFINE_integer("steps", 50, "Sampling steps, 1 to 1000.")
+GUIDANCE = flags.DEFINE_float("guidance", 7.5, "Classifier-free guidance rate; 1 is none.")
+SEED = flags.DEFINE_integer("seed", 0, "Seed of all noise.")
+OUTPUT = flags.DEFINE_string("output", "samples.png", "Where the picture goes.")
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments: {argv[1:]}")
+    from ldm_scaling.evaluation.pictures import save_grid
+    from ldm_scaling.pipeline import TextToImage
+
+    try:
+        draw = TextToImage.from_pretrained(MODEL.value)
+        images = draw(
+            [prompt for prompt in PROMPT.value for _ in range(COUNT.value)],
+            steps=STEPS.value,
+            guidance=GUIDANCE.value,
+            sampler=SAMPLER.value,
+            seed=SEED.value,
+            progress=True,
+        )
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"sample: {error}") from error
+    save_grid(Path(OUTPUT.value), images, columns=COUNT.value, labels=PROMPT.value)
+    print(f"{len(images)} images of {len(PROMPT.value)} prompts: {OUTPUT.value}")
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("prompt")
+    app.run(main)
