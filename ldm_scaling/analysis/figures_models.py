@@ -158,9 +158,9 @@ def figure_8(study: Study) -> Drawing:
     return Drawing(
         name="figure_8",
         title="The best guidance rate",
-        caption=f"{style.sampler_label(sampler)}. Lines of the first panels are step counts "
-        "(at the right ends), dots the best rates. Last panel: the best rate of every width "
-        "(shifted sideways to be told apart); thin bars join the rates that cannot be told from it at the "
+        caption=f"{style.sampler_label(sampler)}. Lines of the first panels are step counts (at "
+        "their right ends), dots the best rates. Last panel: the best rate of every width, shifted "
+        "sideways to be told apart; thin bars join the rates that cannot be told from it at the "
         f"5 % level, hollow dots are less than 95 % sure. {conditions(study)} "
         "After the paper's Fig. 8.",
         alt="Quality against guidance rate for several step counts, for the smallest and the "

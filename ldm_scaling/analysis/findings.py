@@ -12,14 +12,13 @@ import numpy as np
 
 from ldm_scaling.analysis.claims import CERTAIN, Claim, paper_claims
 from ldm_scaling.analysis.cost import digits, image_flops, si
-from ldm_scaling.analysis.frontier import Frontier, Segment, segments, trace
+from ldm_scaling.analysis.frontier import LIKELY, Frontier, Segment, segments, trace
 from ldm_scaling.analysis.guidance_optimum import BestGuidance, fair_points
 from ldm_scaling.analysis.scaling_fit import PowerLaw
 from ldm_scaling.analysis.stability import Stability
 from ldm_scaling.analysis.study import Point, Study
 from ldm_scaling.analysis.style import sampler_label
 
-LIKELY = 0.8
 _SHORT = 0.12  # of the logarithmic cost range: shorter wins are told together
 
 
@@ -97,8 +96,8 @@ def stretches(frontier: Frontier) -> list[Stretch]:
     told = []
     for run in merged:
         lengths = [math.log(min(s.high, last) / s.low) + 1e-9 for s in run]
-        rivals = [s.runner_up for s in run if s.probability < LIKELY and s.runner_up is not None]
-        groups = {s.group for s in run} | set(rivals)
+        groups = {s.group for s in run}
+        groups |= {rival for s in run if s.probability < LIKELY for rival in s.rivals}
         told.append(
             Stretch(
                 low=run[0].low,
@@ -118,6 +117,8 @@ def _range_words(s: Stretch, frontier: Frontier) -> str:
     if s.high == math.inf:
         if s.low == first:
             return f"At every cost of the sweep ({digits(first)} to {digits(last)})"
+        if s.low == last:
+            return f"At the largest cost of the sweep ({digits(last)})"
         return f"From a cost of {digits(s.low)} to the end of the sweep ({digits(last)})"
     if s.low == first:
         return f"Up to a cost of {digits(s.high)}"
@@ -145,7 +146,7 @@ def frontier_findings(study: Study, frontier: Frontier) -> list[Finding]:
             names = _list_words(s.groups)
             text = (
                 f"{where}, no single width is the best: {names} take turns or cannot be told "
-                f"apart. At its end, width {p.width} with {how}."
+                f"apart; for instance width {p.width}: {how}."
             )
             found.append(Finding(text, word="undecided"))
     return found
@@ -218,7 +219,10 @@ def guidance_findings(best: Sequence[BestGuidance]) -> list[Finding]:
     serves = {r: sum(r in b.tied for b in best) for r in rates}
     rate = max(rates, key=lambda r: serves[r])
     share = serves[rate] / len(best)
-    if share >= LIKELY:
+    ruled_out = 1 - sum(serves.values()) / sum(len(b.rates) for b in best)
+    if ruled_out < 0.2:
+        head = "These data hardly tell guidance rates apart"
+    elif share >= LIKELY:
         head = "One guidance rate nearly serves all"
     else:
         head = "The best guidance rate depends on width, sampler or steps"

@@ -17,6 +17,8 @@ import numpy as np
 
 from ldm_scaling.analysis.study import Point, Study
 
+LIKELY = 0.8  # the probability from which a winner is called one
+
 
 @dataclasses.dataclass(frozen=True)
 class Frontier:
@@ -54,11 +56,16 @@ class Frontier:
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """A range of costs [low, high) with one winner; `high` is inf for the last.
+    """A range of costs [low, high) with one winner, clear throughout or unclear throughout.
 
-    `setting` is the winner's best setting within the range; `probability` the winner's mean
-    probability over the range (in log cost); `runner_up` the likeliest other group, None if no
-    other group can afford anything.
+    Attributes:
+      low, high: the range; `high` is inf for the last.
+      group: the winner.
+      probability: its mean probability over the range (in log cost).
+      setting: its best setting within the range.
+      runner_up: the likeliest other group, None if no other can afford anything.
+      rivals: the other groups that may well be best, with a mean probability above 0.1.
+      contested: whether any other group can afford anything.
     """
 
     low: float
@@ -67,6 +74,7 @@ class Segment:
     probability: float
     setting: Point
     runner_up: Hashable | None
+    rivals: tuple[Hashable, ...]
     contested: bool
 
 
@@ -130,17 +138,21 @@ def win_probability(draws: np.ndarray) -> np.ndarray:
 
 
 def segments(frontier: Frontier) -> list[Segment]:
-    """The frontier as consecutive ranges of costs with one winner each."""
+    """The frontier as consecutive ranges of costs, cut where the winner or its clearness changes.
+
+    A winner is clear where its probability is at least `LIKELY`.
+    """
     winner, costs = frontier.winner, frontier.costs
-    starts = [0, *(np.flatnonzero(np.diff(winner)) + 1)]
+    clear = frontier.probability[winner, np.arange(len(costs))] >= LIKELY
+    starts = [0, *(np.flatnonzero(np.diff(winner) | np.diff(clear)) + 1)]
     found = []
     for start, end in zip(starts, [*starts[1:], len(costs)], strict=True):
         g, span = int(winner[start]), slice(start, end)
         edges = np.append(costs[span], costs[end] if end < len(costs) else costs[-1])
         weight = np.diff(np.log(edges)) + 1e-12  # a single last cost still has weight
         mean = (frontier.probability[:, span] * weight).sum(axis=1) / weight.sum()
-        others = [i for i in np.argsort(-mean, kind="stable") if i != g]
-        rivals = [i for i in others if frontier.choice[i, end - 1] >= 0]
+        others = [int(i) for i in np.argsort(-mean, kind="stable") if i != g]
+        others = [i for i in others if frontier.choice[i, end - 1] >= 0]
         found.append(
             Segment(
                 low=float(costs[start]),
@@ -148,7 +160,8 @@ def segments(frontier: Frontier) -> list[Segment]:
                 group=frontier.groups[g],
                 probability=float(mean[g]),
                 setting=frontier.points[int(frontier.choice[g, end - 1])],
-                runner_up=frontier.groups[rivals[0]] if rivals else None,
+                runner_up=frontier.groups[others[0]] if others else None,
+                rivals=tuple(frontier.groups[i] for i in others if mean[i] > 0.1),
                 contested=bool(frontier.contested[span].any()),
             )
         )

@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from synthetic_records import all_equal, larger_first, smaller_first, study_records
+from synthetic_records import all_equal, larger_first, record, smaller_first, study_records
 
 from ldm_scaling.analysis.claims import paper_claims
 from ldm_scaling.analysis.cost import count, digits, reference_width, si
@@ -132,3 +132,20 @@ def test_reference_width():
 def test_claims_need_no_particular_family():
     claims = paper_claims(trace(study_of(smaller_first, widths=(16, 48))))
     assert [c.verdict for c in claims] == ["holds", "holds"]
+
+
+def test_a_win_that_becomes_unsure_is_cut_in_two():
+    """Width 16 is far ahead until 48 can afford a step count at which both are equal."""
+    quality = {(16, 2): 1.0, (16, 8): 1.0, (48, 2): 9.0, (48, 8): 1.0}
+    records = [record(lambda w, n, *_: quality[w, n], w, n, sigma=0.1) for w, n in quality]
+    study = Study.from_records(records)
+    first, last = frontier_findings(study, trace(study))
+    assert first.text.startswith("Up to a cost of 8, width 16 is best")
+    assert first.word == "sure"
+    assert "At the largest cost of the sweep (8), no single width" in last.text
+    assert "16 and 48" in last.text
+
+
+def test_noise_is_not_taken_for_a_rate_that_serves_all():
+    study = study_of(all_equal, sigma=0.5)
+    assert guidance_findings(best_guidance(study))[0].text.startswith("These data hardly tell")
