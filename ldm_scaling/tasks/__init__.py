@@ -6,5 +6,7 @@ Each is a small class with the methods of `base.Task`; the loop, sharding, check
 
 from ldm_scaling.tasks.autoencoder import AutoencoderLoss, AutoencoderTask
 from ldm_scaling.tasks.base import Task
+from ldm_scaling.tasks.frozen import FrozenEncoders
+from ldm_scaling.tasks.pretrain import PretrainTask
 
-__all__ = ["AutoencoderLoss", "AutoencoderTask", "Task"]
+__all__ = ["AutoencoderLoss", "AutoencoderTask", "FrozenEncoders", "PretrainTask", "Task"]

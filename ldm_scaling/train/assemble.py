@@ -3,17 +3,29 @@
 import dataclasses
 import difflib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ldm_scaling.checkpoint.diffusers import import_autoencoder, import_text_encoder
+from ldm_scaling.checkpoint.packaged import load_minilm
 from ldm_scaling.data import Pipeline, Source, image_transform, open_source
-from ldm_scaling.encoders import AutoencoderConfig
-from ldm_scaling.tasks.autoencoder import AutoencoderLoss, AutoencoderTask
-from ldm_scaling.tasks.base import Task
+from ldm_scaling.diffusion import Schedule
+from ldm_scaling.encoders import AutoencoderConfig, BertConfig
+from ldm_scaling.encoders.tokenizers import Tokenizer, load_tokenizer
+from ldm_scaling.tasks import (
+    AutoencoderLoss,
+    AutoencoderTask,
+    FrozenEncoders,
+    PretrainTask,
+    Task,
+)
+from ldm_scaling.train.cache import cached_source
+from ldm_scaling.types import Params
+from ldm_scaling.unet import UNetConfig, micro_config, unet_config
 
 SAMPLE_IMAGES = 1024
 """Training images on which an autoencoder's `scaling_factor` is measured."""
@@ -27,14 +39,13 @@ def assemble(config: ConfigDict, workdir: Path, mesh: Mesh) -> tuple[Task, Pipel
     Raises:
       ValueError: for an unknown task or model field; names the nearest.
     """
-    del workdir, mesh
-    builders = {"autoencoder": _autoencoder}
+    builders = {"autoencoder": _autoencoder, "pretrain": _pretrain}
     if config.task not in builders:
         raise ValueError(f"task={config.task!r}: {_nearest(config.task, builders)}")
-    return builders[config.task](config)
+    return builders[config.task](config, workdir, mesh)
 
 
-def _autoencoder(config: ConfigDict) -> tuple[Task, Pipeline, Pipeline]:
+def _autoencoder(config: ConfigDict, workdir: Path, mesh: Mesh) -> tuple[Task, Pipeline, Pipeline]:
     source, held_out = _sources(config)
     size = config.data.image_size
     shrink = image_transform(size)
@@ -51,8 +62,83 @@ def _autoencoder(config: ConfigDict) -> tuple[Task, Pipeline, Pipeline]:
     return task, _pipeline(config, source, augment), _pipeline(config, held_out, shrink)
 
 
+def _pretrain(config: ConfigDict, workdir: Path, mesh: Mesh) -> tuple[Task, Pipeline, Pipeline]:
+    vae = Path(_required(config, "autoencoder", "the folder of an AutoencoderKL"))
+    autoencoder, autoencoder_params = import_autoencoder(vae)
+    text = _text_encoder(config)
+    encoders = FrozenEncoders(autoencoder, text.config, text.tokenizer, config.max_tokens)
+    encoder_params = {"autoencoder": autoencoder_params, "text_encoder": text.params}
+
+    training, held_out = _sources(config)
+    transform = image_transform(config.data.image_size)
+    if config.cache:
+        folder = Path(config.cache_dir or workdir / "cache")
+        training, held_out = (
+            cached_source(folder, source, transform, encoders, encoder_params, mesh)
+            for source in (training, held_out)
+        )
+    task = PretrainTask(
+        _unet(config, autoencoder),
+        Schedule.from_name(config.diffusion.schedule),
+        autoencoder,
+        encoders.unconditional_context(encoder_params),
+        encoders=None if config.cache else encoders,
+        encoder_params=None if config.cache else encoder_params,
+        weighting=config.diffusion.weighting,
+        gamma=config.diffusion.gamma,
+        caption_dropout=config.caption_dropout,
+        spacing=config.diffusion.spacing,
+        family=config.family,
+        companions={"vae": vae, **text.folders},
+        index=text.index,
+    )
+    transform = None if config.cache else transform
+    return task, _pipeline(config, training, transform), _pipeline(config, held_out, transform)
+
+
+def _unet(config: ConfigDict, autoencoder: AutoencoderConfig) -> UNetConfig:
+    families = {"paper": unet_config, "micro": micro_config}
+    if config.family not in families:
+        raise ValueError(f"family={config.family!r}: {_nearest(config.family, families)}")
+    return families[config.family](
+        config.width,
+        in_channels=autoencoder.latent_channels,
+        out_channels=autoencoder.latent_channels,
+        sample_size=config.data.image_size // autoencoder.factor,
+        **config.model,
+    )
+
+
+class TextEncoder(NamedTuple):
+    """A text encoder with its weights, and how an exported pipeline names it."""
+
+    config: BertConfig
+    params: Params
+    tokenizer: Tokenizer
+    folders: dict[str, Path]
+    index: dict[str, tuple[str, str]]
+
+
+def _text_encoder(config: ConfigDict) -> TextEncoder:
+    name = _required(config, "text_encoder", "'minilm', or a pipeline's folder with text_encoder/")
+    if name == "minilm":
+        bert, params, folder = load_minilm()
+        index = {"text_encoder": ("ldm_scaling", "minilm")}
+        return TextEncoder(bert, params, load_tokenizer(folder), {}, index)
+    folders = {part: Path(name) / part for part in ("text_encoder", "tokenizer")}
+    bert, params = import_text_encoder(folders["text_encoder"])
+    return TextEncoder(bert, params, load_tokenizer(folders["tokenizer"]), folders, {})
+
+
+def _required(config: ConfigDict, field: str, wanted: str) -> str:
+    if not config[field]:
+        raise ValueError(f"{field}='': give {wanted} (--config.{field}=...)")
+    return config[field]
+
+
 def _sources(config: ConfigDict) -> tuple[Source, Source]:
     data = config.data
+    _required(config.data, "name", "a data set: 'noto_emoji', a folder, or a TFDS name")
     return open_source(data.name, data.train_split), open_source(data.name, data.validation_split)
 
 

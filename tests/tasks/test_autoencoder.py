@@ -1,3 +1,4 @@
+import functools
 import json
 
 import jax
@@ -10,6 +11,7 @@ from ldm_scaling.encoders import Autoencoder, AutoencoderConfig
 from ldm_scaling.tasks import AutoencoderLoss, AutoencoderTask, Task
 from ldm_scaling.train.optimizer import make_optimizer
 
+QUICK = {"xla_backend_optimization_level": 0}  # compiling is most of the time here
 CONFIG = AutoencoderConfig(
     latent_channels=4,
     block_out_channels=(8, 16),
@@ -36,13 +38,14 @@ def task(images):
 
 
 @pytest.fixture(scope="module")
-def trained(task, images, toy_optimizer):
+def trained(task, images, toy_optimizer, random_params):
     """Parameters after 60 steps, and the losses on the way."""
     optimizer = make_optimizer(toy_optimizer)
     ids = jnp.arange(16, dtype=jnp.int32)
     batch = task.host_batch({"image": images, "example_id": ids, "caption": ["x"] * 16})
+    batch = jax.tree.map(jnp.asarray, batch)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK)
     def step(params, opt_state, i):
         keys = jax.random.split(jax.random.key(i), 16)
         grad_fn = jax.value_and_grad(task.loss, has_aux=True)
@@ -50,7 +53,7 @@ def trained(task, images, toy_optimizer):
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return jax.tree.map(jnp.add, params, updates), opt_state, metrics
 
-    params = jax.jit(task.init)(jax.random.key(0))
+    params = random_params(task.init, jax.random.key(0))
     opt_state, history = optimizer.init(params), []
     for i in range(60):
         params, opt_state, metrics = step(params, opt_state, i)
@@ -79,7 +82,8 @@ def test_export_opens_with_latents_of_unit_size(task, trained, images, tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())["scaling_factor"]
     assert written == config.scaling_factor != AutoencoderConfig().scaling_factor
 
-    mean, logvar = Autoencoder(config).apply({"params": loaded}, images, method="encode")
+    encode = functools.partial(Autoencoder(config).apply, method="encode")
+    mean, logvar = jax.jit(encode)({"params": loaded}, images)
     noise = np.random.default_rng(0).normal(size=mean.shape)
     latents = (mean + np.exp(0.5 * logvar) * noise) * config.scaling_factor
     np.testing.assert_allclose(latents.var((0, 1, 2)).mean(), 1, rtol=0.05)
@@ -93,20 +97,23 @@ def test_terms_of_the_loss(task, trained, images):
         mean, _ = task._module.apply({"params": params}, images, method="encode")
         return mean, jnp.full_like(mean, -30.0)
 
-    silent = AutoencoderTask(CONFIG, AutoencoderLoss(kl=0.5, gradient=2, coarse=3), images, "tiny")
+    silent = AutoencoderTask(
+        CONFIG, AutoencoderLoss(kl=0.5, gradient=2.0, coarse=3.0), images, "tiny"
+    )
     silent._encode = lambda params, images: quiet(images)
     keys = jax.random.split(jax.random.key(0), 16)
-    loss, metrics = silent.loss(params, {}, {"image": images}, keys, jnp.asarray(0))
+    silent_loss = jax.jit(silent.loss, compiler_options=QUICK)
+    loss, metrics = silent_loss(params, {}, {"image": images}, keys, jnp.asarray(0))
 
-    mean = np.asarray(quiet(images)[0], np.float64)
-    decoded = np.asarray(task._module.apply({"params": params}, mean, method="decode"))
+    mean = np.asarray(jax.jit(quiet, compiler_options=QUICK)(images)[0])
+    decoded = np.asarray(jax.jit(task._decode, compiler_options=QUICK)(params, mean))
     error = (decoded - images).astype(np.float64)
     pooled = [error.reshape(16, 16 // n, n, 16 // n, n, 3).mean((2, 4)) for n in (2, 4)]
     expected = {
         "l1": np.abs(error).mean(),
         "gradient": np.abs(np.diff(error, axis=1)).mean() + np.abs(np.diff(error, axis=2)).mean(),
         "coarse": sum(np.abs(p).mean() for p in pooled),
-        "kl": (0.5 * (mean**2 + np.exp(-30.0) - 1 + 30.0)).sum() / 16,
+        "kl": (0.5 * (mean.astype(np.float64) ** 2 + np.exp(-30.0) - 1 + 30.0)).sum() / 16,
     }
     for name, value in expected.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-4)
