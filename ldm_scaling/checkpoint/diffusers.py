@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils import epath
@@ -23,16 +22,20 @@ from ldm_scaling.checkpoint import diffusers_config, names
 from ldm_scaling.checkpoint.merge import KeyMismatchError, key_diff
 from ldm_scaling.checkpoint.weights_file import read_json, read_weights, write_json, write_weights
 from ldm_scaling.encoders.autoencoder import Autoencoder, AutoencoderConfig
+from ldm_scaling.encoders.bert import Bert, BertConfig
 from ldm_scaling.types import Params
 from ldm_scaling.unet.config import UNetConfig
 from ldm_scaling.unet.unet import UNet
 
 WEIGHTS = "diffusion_pytorch_model"
+TEXT_ENCODER_WEIGHTS = "model"
 Folder: TypeAlias = str | os.PathLike[str]
 State: TypeAlias = Mapping[str, np.ndarray]  # names as in the file -> arrays
 
 # Attention of autoencoders saved before diffusers 0.12, some with 1x1 convolutions for layers.
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+_NOT_OF_BERT = re.compile(r"pooler\.|cls\.|embeddings\.position_ids$")
 
 
 def import_unet(
@@ -100,6 +103,21 @@ def export_autoencoder(
     _save(folder, WEIGHTS, raw, _autoencoder_template(config), params, dtype)
 
 
+def import_text_encoder(
+    folder_or_state: Folder | State, config: Mapping[str, Any] | None = None
+) -> tuple[BertConfig, dict[str, Any]]:
+    """Reads transformers' `BertModel` from config.json and model.safetensors.
+
+    What the text encoder does not need is left aside: the pooler, heads of pretraining, and the
+    buffer of position numbers that old files carry. Args and raises as `import_unet`.
+    """
+    raw, state, source = _open(folder_or_state, config, TEXT_ENCODER_WEIGHTS)
+    bert_config = diffusers_config.bert_from_transformers(raw)
+    stripped = {name.removeprefix("bert."): array for name, array in state.items()}
+    kept = {k: v for k, v in stripped.items() if not _NOT_OF_BERT.match(k)}
+    return bert_config, names.from_file(_bert_template(bert_config), kept, source)
+
+
 def _open(
     folder_or_state: Folder | State, config: Mapping[str, Any] | None, stem: str
 ) -> tuple[Mapping[str, Any], State, str]:
@@ -131,9 +149,9 @@ def _renamed_attention(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
     return f"{match[1]}.{_OLD_ATTENTION[match[2]]}.{match[3]}", array
 
 
-def _shapes(init: Callable[..., Any], *shapes: tuple[int, ...]) -> Params:
+def _shapes(init: Callable[..., Any], *shapes: tuple[int, ...], dtype: Any = "float32") -> Params:
     """Names and shapes of a network's parameters; nothing is allocated or computed."""
-    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    arguments = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
     return jax.eval_shape(init, jax.random.key(0), *arguments)["params"]
 
 
@@ -156,3 +174,7 @@ def _unet_shapes(config: UNetConfig) -> Params:
 @functools.lru_cache(maxsize=8)
 def _autoencoder_template(config: AutoencoderConfig) -> Params:
     return _shapes(Autoencoder(config).init, (1, config.factor, config.factor, config.in_channels))
+
+
+def _bert_template(config: BertConfig) -> Params:
+    return _shapes(Bert(config).init, (1, 1), (1, 1), dtype="int32")

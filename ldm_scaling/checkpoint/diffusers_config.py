@@ -4,11 +4,13 @@ Names and defaults are those of `UNet2DConditionModel` and `AutoencoderKL` in di
 Fields that begin with an underscore are notes, which diffusers skips in silence.
 """
 
+import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ldm_scaling.encoders.autoencoder import AutoencoderConfig
+from ldm_scaling.encoders.bert import BertConfig
 from ldm_scaling.unet.config import UNetConfig
 
 _IGNORED = object()  # in the tables below: any value gives the same network
@@ -88,6 +90,14 @@ _AUTOENCODER_FIXED: dict[str, Any] = {
     "sample_size": _IGNORED,  # any size runs
     "use_post_quant_conv": True,
     "use_quant_conv": True,
+}
+# transformers' configs carry many fields that say nothing about the network: only these decide.
+_BERT_FIXED: dict[str, Any] = {
+    "model_type": "bert",
+    "hidden_act": "gelu",
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
 }
 
 
@@ -195,6 +205,21 @@ def autoencoder_to_diffusers(config: AutoencoderConfig) -> dict[str, Any]:
         "shift_factor": config.shift_factor or None,
         "mid_block_add_attention": config.mid_attention,
     }
+
+
+def bert_from_transformers(config: Mapping[str, Any]) -> BertConfig:
+    """config.json of a `BertModel` -> `BertConfig`, whose fields have the same names.
+
+    Raises:
+      UnsupportedConfigError: names the field and its value.
+      ValueError: a field that decides the size is not there.
+    """
+    for name, supported in _BERT_FIXED.items():
+        _require(name, config.get(name, supported), supported)
+    sizes = [field.name for field in dataclasses.fields(BertConfig)]
+    if missing := [name for name in sizes if name not in config]:
+        raise ValueError(f"config.json of a BERT lacks {', '.join(missing)}")
+    return BertConfig(**{name: config[name] for name in sizes})
 
 
 def _read(

@@ -15,6 +15,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from ldm_scaling.checkpoint import integrity
+from ldm_scaling.checkpoint.merge import KeyMismatchError, key_diff
 
 
 class CheckpointError(RuntimeError):
@@ -202,7 +203,7 @@ class Checkpoints:
         )
         with ocp.Checkpointer(handlers) as reader:
             try:
-                _check_dtypes(reader.metadata(folder).item_metadata["state"], abstract_state)
+                _check_is_like(reader.metadata(folder).item_metadata["state"], abstract_state)
                 restored = reader.restore(folder, args=args)
             except ValueError as error:
                 raise ValueError(
@@ -231,14 +232,27 @@ class Checkpoints:
                 logging.exception("Closing the checkpoint writer failed.")
 
 
-def _check_dtypes(stored: Any, wanted: Any) -> None:
-    """Orbax would cast in silence; a bitwise restore must not."""
-    stored = getattr(stored, "tree", stored)
-    found = ocp.tree.to_flat_dict(stored, sep=".", is_leaf=lambda leaf: hasattr(leaf, "dtype"))
-    for name, leaf in ocp.tree.to_flat_dict(wanted, sep=".").items():
-        dtype = getattr(leaf, "dtype", None)
-        if dtype is None or jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
-            continue  # a Python number, or typed keys, which are stored as their key data
-        stored_dtype = getattr(found.get(name), "dtype", dtype)
-        if stored_dtype != dtype:
-            raise ValueError(f"{name} is stored as {stored_dtype}, not {dtype}")
+def _check_is_like(stored: Any, wanted: Any) -> None:
+    """Compares names, shapes and dtypes of the arrays. Orbax alone would cast dtypes in silence.
+
+    Raises KeyMismatchError, or ValueError for a dtype.
+    """
+    stored, wanted = _arrays_of(getattr(stored, "tree", stored)), _arrays_of(wanted)
+    if diff := key_diff(wanted, stored):
+        raise KeyMismatchError(diff)
+    for name, leaf in wanted.items():
+        if stored[name].dtype != leaf.dtype:
+            raise ValueError(f"{name} is stored as {stored[name].dtype}, not {leaf.dtype}")
+
+
+def _arrays_of(tree: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Name -> shape and dtype of each array, typed keys as the key data that they are stored as."""
+    arrays = {}
+    flat = ocp.tree.to_flat_dict(tree, sep=".", is_leaf=lambda leaf: hasattr(leaf, "shape"))
+    for name, leaf in flat.items():
+        if not hasattr(leaf, "shape"):
+            continue
+        spec = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        arrays[name] = jax.eval_shape(jax.random.key_data, spec) if is_key else spec
+    return arrays

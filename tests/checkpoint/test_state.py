@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 import pytest
 from etils import epath
@@ -90,6 +91,22 @@ def test_round_trip_is_bitwise_and_takes_the_asked_shardings(tmp_path, async_sav
     kernel = state.params["dense_0"]["kernel"]
     assert kernel.sharding.is_fully_replicated
     assert state.key.dtype == saved.key.dtype
+
+
+def test_optimizer_states_with_their_empty_nodes(tmp_path):
+    mask = {"a": True, "b": False}
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.masked(optax.add_decayed_weights(0.01), mask),
+        optax.MultiSteps(optax.inject_hyperparams(optax.adam)(1e-3), 2).gradient_transformation(),
+    )
+    state = optimizer.init({"a": jnp.ones((4, 2)), "b": jnp.ones(3)})
+    state = jax.tree.map(jnp.asarray, {"optimizer": state, "ema": None})
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, {})
+        _, restored, _ = checkpoints.restore_latest(jax.eval_shape(lambda: state))
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    assert jax.tree.all(jax.tree.map(np.array_equal, restored, state))
 
 
 def test_missing_or_empty_folder_is_a_fresh_start(tmp_path):
@@ -170,9 +187,10 @@ def test_another_state_is_refused_not_skipped(two_steps):
         "half": jax.ShapeDtypeStruct((16, 8), jnp.bfloat16, sharding=kernel.sharding),
     }
     cases = [
-        ({"kernel": other["kernel"]}, "not compatible with the stored shape"),
+        ({"kernel": other["kernel"]}, "params.dense_0.kernel: [8, 8] expected, [16, 8] found"),
         ({"kernel": other["half"]}, "params.dense_0.kernel is stored as float32, not bfloat16"),
-        ({"kernel": kernel, "scale": kernel}, "scale"),
+        ({"kernel": kernel, "scale": kernel}, "1 missing:\n    params.dense_0.scale"),
+        ({}, "1 unexpected:\n    params.dense_0.kernel"),
     ]
     for dense, message in cases:
         dense = {"bias": target.params["dense_0"]["bias"], **dense}

