@@ -26,6 +26,7 @@ def get_config(study: str = "micro") -> ConfigDict:
     config.protocol = {
         "dataset": "noto_emoji",
         "captions": "train",
+        "prompts": (),
         "reference": "train",
         "variants": False,
         "captions_seed": 0,

@@ -5,6 +5,7 @@ the batch it was drawn in and the number of devices change nothing but rounding.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,13 +36,11 @@ def example_keys(seed: int | jax.Array, example_ids: Int[jax.Array, "B"]) -> jax
 
 
 class Generator:
-    """Draws images with one model.
+    """Draws images with one model, by one program unless bucket or context length change.
 
     Attributes:
       model: what it draws with.
       batch_size: images drawn at a time.
-      compilations: programs compiled so far; one, unless tables outgrew their bucket or contexts
-        came in another length.
     """
 
     def __init__(self, model: Model, *, batch_size: int = 64, mesh: Mesh | None = None):
@@ -67,11 +66,6 @@ class Generator:
     def image_size(self) -> int:
         """Side of an image in pixels."""
         return self.model.unet.sample_size * self.model.autoencoder.factor
-
-    @property
-    def compilations(self) -> int:
-        """Programs compiled so far."""
-        return self._draw._cache_size()
 
     def __call__(
         self,
@@ -127,7 +121,9 @@ class Generator:
 
 def _drawer(model: Model):
     """(params, context, rate, example_ids, table, unconditional context, seed) -> uint8 images."""
-    unet, autoencoder = UNet(model.unet), Autoencoder(model.autoencoder)
+    # Any: linen's `apply` is typed to return the changed collections, too.
+    unet: Any = UNet(model.unet)
+    autoencoder: Any = Autoencoder(model.autoencoder)
     size, channels = model.unet.sample_size, model.unet.in_channels
     decoding = model.autoencoder
 

@@ -12,7 +12,7 @@ from ldm_scaling.checkpoint.pipeline_folder import read_model_index, read_schedu
 from ldm_scaling.checkpoint.weights_file import read_json
 from ldm_scaling.diffusion import Schedule
 from ldm_scaling.encoders import AutoencoderConfig
-from ldm_scaling.evaluation.text import TextEncoder
+from ldm_scaling.evaluation.text import MAX_TOKENS, TextEncoder
 from ldm_scaling.types import Params
 from ldm_scaling.unet import UNetConfig
 
@@ -147,4 +147,5 @@ def _text_encoder(folder: Path, minilm: TextEncoder | None) -> TextEncoder:
         if name != "minilm":
             raise ValueError(f"{folder}/model_index.json: text_encoder={name!r}; expected 'minilm'")
         return minilm or TextEncoder.packaged()
-    return TextEncoder(*import_text_encoder(folder / "text_encoder"), folder / "tokenizer")
+    config, params = import_text_encoder(folder / "text_encoder")
+    return TextEncoder(config, params, folder / "tokenizer", MAX_TOKENS)

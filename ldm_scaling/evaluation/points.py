@@ -10,7 +10,7 @@ from ldm_scaling.diffusion import SamplerTable, Schedule, check_guidance_rate, s
 from ldm_scaling.evaluation.model import ModelCard
 from ldm_scaling.evaluation.protocol import Protocol
 from ldm_scaling.records import Record
-from ldm_scaling.unet import MICRO_REFERENCE_WIDTH, REFERENCE_WIDTH, micro_config, unet_config
+from ldm_scaling.unet import MICRO_REFERENCE_WIDTH, REFERENCE_WIDTH, unet_config
 from ldm_scaling.unet.config import UNetConfig
 from ldm_scaling.unet.flops import forward_flops, parameter_count
 
@@ -72,15 +72,17 @@ class Point:
     def costs(self, unet: UNetConfig, tokens: int) -> dict[str, float]:
         """What an image costs at this point; see `ldm_scaling.records.Record`.
 
-        A micro model's cost is relative to the widest micro model, any other's to the paper's
-        c = 320 (arXiv:2404.01367, Table 1), of the same latents and context.
+        A micro model's cost is relative to the same network at the family's largest width, any
+        other's to the paper's c = 320 (arXiv:2404.01367, Table 1).
         """
-        micro = self.card.family == "micro"
-        widest = micro_config(MICRO_REFERENCE_WIDTH) if micro else unet_config(REFERENCE_WIDTH)
-        if micro:  # whatever else the family was given, the reference differs in width alone
-            widest = dataclasses.replace(unet, block_out_channels=widest.block_out_channels)
+        if self.card.family == "micro":
+            ratio = MICRO_REFERENCE_WIDTH / unet.block_out_channels[0]
+            channels = tuple(round(ratio * c) for c in unet.block_out_channels)
+            reference = dataclasses.replace(unet, block_out_channels=channels)
+        else:
+            reference = unet_config(REFERENCE_WIDTH)
         flops = forward_flops(unet, tokens)
-        normalized = flops / forward_flops(widest, tokens)
+        normalized = flops / forward_flops(reference, tokens)
         evaluations = self.steps * (1 if self.guidance == 1 else 2)
         costs = {
             "parameters": float(parameter_count(unet)),
@@ -130,7 +132,5 @@ def study_points(config: ConfigDict) -> list[Point]:
 
 def study_protocol(config: ConfigDict) -> Protocol:
     """The `protocol` of a study. Raises ValueError for values that cannot be."""
-    fields: dict[str, Any] = config.protocol.to_dict()
-    if not isinstance(fields["captions"], str):
-        fields["captions"] = tuple(fields["captions"])
-    return Protocol(**fields)
+    fields = config.protocol.to_dict()
+    return Protocol(**{**fields, "prompts": tuple(fields["prompts"])})

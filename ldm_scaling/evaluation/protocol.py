@@ -26,9 +26,10 @@ class Protocol:
 
     Attributes:
       dataset: name or folder, see `ldm_scaling.data.open_source`.
-      captions: what is drawn: a split of the data set (a fixed pseudo-random choice of its
-        captions), or captions themselves. "train" measures how well the training distribution is
-        learnt, "test" what a model makes of captions it never saw.
+      captions: split whose captions are drawn, in a fixed pseudo-random choice. "train" measures
+        how well the training distribution is learnt, "test" what a model makes of captions it
+        never saw.
+      prompts: captions to draw in place of a split's.
       reference: split of the images that generated ones are held against.
       variants: whether skin-tone variants count as images and captions of their own.
       captions_seed: of the choice of captions.
@@ -38,7 +39,8 @@ class Protocol:
     """
 
     dataset: str = "noto_emoji"
-    captions: str | tuple[str, ...] = "train"
+    captions: str = "train"
+    prompts: tuple[str, ...] = ()
     reference: str = "train"
     variants: bool = False
     captions_seed: int = 0
@@ -49,13 +51,11 @@ class Protocol:
     def __post_init__(self):
         if self.num_samples < 4:
             raise ValueError(f"num_samples={self.num_samples}: metrics need at least 4 images")
-        if not self.captions:
-            raise ValueError("captions: empty; give a split or at least 1 caption")
 
     def drawn_captions(self) -> list[str]:
         """The caption of each of the `num_samples` images."""
-        if not isinstance(self.captions, str):
-            return [self.captions[i % len(self.captions)] for i in range(self.num_samples)]
+        if self.prompts:
+            return [self.prompts[i % len(self.prompts)] for i in range(self.num_samples)]
         _, captions = load_split(self.dataset, self.captions, self.variants)
         chosen = _choice(len(captions), self.num_samples, self.captions_seed)
         return [captions[i] for i in chosen]
@@ -67,11 +67,11 @@ class Protocol:
         are kept, in words.
         """
         fields = dataclasses.asdict(self)
-        del fields["num_samples"]
+        del fields["num_samples"], fields["prompts"]
         drawn = self.drawn_captions()
         return {
             **fields,
-            "captions": self.captions if isinstance(self.captions, str) else "given",
+            "captions": "prompts" if self.prompts else self.captions,
             "captions_hash": hashlib.sha256("\n".join(drawn).encode()).hexdigest()[:12],
             "strip_captions": drawn[:STRIP],
             "features": "efficientnet_lite0",

@@ -5,13 +5,11 @@ package; so the metrics are named for it ("fd_lite0") and are comparable with no
 """
 
 import dataclasses
-import functools
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -38,7 +36,10 @@ class Lite0:
         """`params` default to the packaged weights."""
         self.size, self._batch_size = size, batch_size
         self._params = load_lite0() if params is None else params
-        self._extract = jax.jit(functools.partial(_extract, size))
+        network = EfficientNetLite0(size)
+        self._extract = jax.jit(
+            lambda params, images: network.apply({"params": params}, images / 127.5 - 1)
+        )
 
     def __call__(self, images: UInt8[np.ndarray, "N H W 3"]) -> Float[np.ndarray, "N D"]:
         """Pooled features [N, 1280], float32."""
@@ -46,7 +47,7 @@ class Lite0:
         for start in range(0, len(images), self._batch_size):
             # Padded by repeating the last image: one shape, one compilation.
             rows = np.minimum(np.arange(start, start + self._batch_size), len(images) - 1)
-            found.append(np.asarray(self._extract(self._params, images[rows])))
+            found.append(np.asarray(self._extract(self._params, images[rows].astype(np.float32))))
         return np.concatenate(found)[: len(images)]
 
     def cached(
@@ -54,17 +55,9 @@ class Lite0:
     ) -> Float[np.ndarray, "N D"]:
         """Features kept in `folder`, under a name that weights, settings and pixels decide."""
         digest = hashlib.sha256(f"{weights_hash(self._params)} {self.size} {images.shape}".encode())
-        digest.update(np.ascontiguousarray(images))
+        digest.update(images.tobytes())
         path = folder / f"lite0-{digest.hexdigest()[:16]}.npy"
         return cached_array(path, lambda: self(images))
-
-
-def _extract(
-    size: int, params: Params, images: UInt8[jax.Array, "B H W 3"]
-) -> Float[jax.Array, "B D"]:
-    shape = (len(images), size, size, 3)
-    pixels = jax.image.resize(images.astype(jnp.float32), shape, "bilinear") / 127.5 - 1
-    return EfficientNetLite0().apply({"params": params}, pixels)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -196,4 +196,4 @@ def provenance(seconds: dict[str, float]) -> dict[str, Any]:
 
 def _strip(images: UInt8[np.ndarray, "K H W 3"]) -> Callable[[IO[bytes]], None]:
     """A writer of one PNG, the images side by side."""
-    return lambda file: Image.fromarray(np.hstack(images)).save(file, "png")
+    return lambda file: Image.fromarray(np.hstack(list(images))).save(file, "png")

@@ -6,17 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from ldm_scaling.checkpoint.identity import weights_hash
 from ldm_scaling.checkpoint.packaged import load_minilm
-from ldm_scaling.encoders import Bert, BertConfig
+from ldm_scaling.encoders import Bert, BertConfig, sentence_embedding
 from ldm_scaling.encoders.tokenizers import load_tokenizer
 from ldm_scaling.evaluation.files import cached_array
 from ldm_scaling.types import Params
 
-MICRO_MAX_TOKENS = 24  # covers every caption of the packaged emoji
+MICRO_MAX_TOKENS = 24  # of the micro family: covers every caption of the packaged emoji
+MAX_TOKENS = 77  # of the others, as CLIP's
 
 
 class TextEncoder:
@@ -46,7 +48,7 @@ class TextEncoder:
         return cls(*load_minilm(), max_tokens=max_tokens)
 
     def __call__(self, captions: Sequence[str]) -> Float[np.ndarray, "N L D"]:
-        """Contexts, float32; "" gives the unconditional one. Longer ones are cut, with a warning."""
+        """Contexts, float32; "" gives the unconditional one. Long ones are cut, with a warning."""
         found = []
         for start in range(0, len(captions), self._batch_size):
             part = list(captions[start : start + self._batch_size])
@@ -65,5 +67,5 @@ class TextEncoder:
 
 def sentence_embeddings(context: Float[np.ndarray, "N L D"]) -> Float[np.ndarray, "N D"]:
     """Unit vectors along the mean over a caption's tokens, MiniLM's own way to pool them."""
-    summed = context.astype(np.float64).sum(axis=1)
-    return summed / np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), 1e-12)
+    mask = (context != 0).any(axis=-1)
+    return np.asarray(sentence_embedding(jnp.asarray(context), jnp.asarray(mask)))

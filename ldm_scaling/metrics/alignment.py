@@ -67,7 +67,7 @@ class Calibration:
 
 
 def fit_alignment(
-    features: Float[np.ndarray, "N D"], captions: Float[np.ndarray, "N E"], ridge: float = 0.03
+    features: Float[np.ndarray, "N D"], captions: Float[np.ndarray, "N E"], ridge: float = 0.3
 ) -> Alignment:
     """Least squares from features to caption embeddings, with an L2 penalty.
 

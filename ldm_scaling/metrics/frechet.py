@@ -152,24 +152,39 @@ def frechet_resampled(
 ) -> Float[np.ndarray, "R"]:
     """Squared Fréchet distance of each resample of `features` to a fixed reference.
 
-    The features are projected onto the reference's factor once; what is left for a resample is
-    the eigenvalues of a matrix as large as its number of distinct images or the factor's rank,
-    whichever is smaller.
+    All that a resample needs are products of features, which are taken once; what is left for it
+    is the eigenvalues of a matrix as large as its number of distinct images or the reference's
+    rank, whichever is smaller.
     """
     shifted = np.asarray(features, np.float64) - reference.mean
+    products = shifted @ shifted.T
     projected = shifted @ reference.factor
-    squares = np.sum(shifted**2, axis=1)
-    reference_trace = np.sum(reference.factor**2)
+    few = len(projected) <= projected.shape[1]
+    seen = projected @ projected.T if few else projected
+    constant = np.sum(reference.factor**2)
     distances = []
     for row in counts:
         drawn = np.flatnonzero(row)
         weight, count = row[drawn].astype(np.float64), int(row.sum())
-        mean = weight @ shifted[drawn] / count
-        trace = (weight @ squares[drawn] - count * mean @ mean) / (count - 1)
-        deviations = projected[drawn] - weight @ projected[drawn] / count
-        deviations *= np.sqrt(weight / (count - 1))[:, None]
-        small = len(drawn) < projected.shape[1]
-        gram = deviations @ deviations.T if small else deviations.T @ deviations
-        cross = np.sqrt(np.clip(np.linalg.eigvalsh(gram), 0.0, None)).sum()
-        distances.append(max(mean @ mean + trace + reference_trace - 2 * cross, 0.0))
+        square = weight @ products[np.ix_(drawn, drawn)] @ weight / count**2  # of the mean
+        trace = (weight @ products[drawn, drawn] - count * square) / (count - 1)
+        gram = _weighted_gram(seen, drawn, weight) if few else _weighted_scatter(seen, row)
+        values = np.linalg.eigvalsh(gram / (count - 1))
+        cross = np.sqrt(np.clip(values, 0.0, None)).sum()
+        distances.append(max(square + trace + constant - 2 * cross, 0.0))
     return np.array(distances)
+
+
+def _weighted_gram(gram: np.ndarray, drawn: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Products of deviations from the weighted mean, times the roots of both weights."""
+    part = gram[np.ix_(drawn, drawn)]
+    to_mean = part @ weight / weight.sum()
+    centred = part - to_mean[:, None] - to_mean[None] + weight @ to_mean / weight.sum()
+    root = np.sqrt(weight)
+    return root[:, None] * centred * root
+
+
+def _weighted_scatter(projected: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """Weighted sum of outer products of deviations from the weighted mean."""
+    deviations = projected - row @ projected / row.sum()
+    return (deviations * row[:, None]).T @ deviations

@@ -1,15 +1,19 @@
 """A model small enough for tests, with random weights also where training starts at zero."""
 
+import json
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
+from ldm_scaling.checkpoint.diffusers import export_autoencoder, export_unet
+from ldm_scaling.checkpoint.pipeline_folder import write_model_index, write_scheduler
 from ldm_scaling.diffusion import Schedule
 from ldm_scaling.encoders import Autoencoder, AutoencoderConfig
-from ldm_scaling.evaluation import Model, ModelCard, TextEncoder
+from ldm_scaling.evaluation import Lite0, Model, ModelCard, TextEncoder
 from ldm_scaling.unet import UNet, UNetConfig
 
 UNET = UNetConfig(
@@ -67,3 +71,72 @@ def tiny_model():
         schedule=SCHEDULE,
         text_encoder=TextEncoder.__new__(TextEncoder),  # drawing takes contexts, not captions
     )
+
+
+class HashedText(TextEncoder):
+    """A context that only the caption decides, without a network; zero at padding."""
+
+    def __init__(self):
+        pass
+
+    def __call__(self, captions):
+        context = np.zeros((len(captions), 3, 384), np.float32)
+        for row, caption in zip(context, captions, strict=True):
+            row[:2] = np.random.default_rng(list(caption.encode())).normal(size=(2, 384))
+        return context
+
+    def cached(self, captions, folder):
+        return self(captions)
+
+
+class ProjectedPixels(Lite0):
+    """Features that are a fixed random projection of the pixels: metrics need no network's."""
+
+    def __init__(self, size):
+        pass
+
+    def __call__(self, images):
+        weights = np.random.default_rng(0).normal(size=(images[0].size, 12))
+        return (images.reshape(len(images), -1) / 255.0 @ weights).astype(np.float32)
+
+    def cached(self, images, folder):
+        return self(images)
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory):
+    """A folder of 16 training and 8 test images, 8 x 8 pixels of one colour and noise."""
+    root = tmp_path_factory.mktemp("dataset")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 16), ("test", 8)):
+        (root / split).mkdir()
+        lines = []
+        for i in range(count):
+            pixels = rng.integers(0, 200, size=3) + rng.integers(0, 50, size=(8, 8, 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(root / split / f"{i}.png")
+            lines.append(json.dumps({"file_name": f"{i}.png", "caption": f"{split} caption {i}"}))
+        (root / split / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """Two folders in the diffusers layout; the second is a later checkpoint of the first."""
+    root = tmp_path_factory.mktemp("models")
+    for seed, name in enumerate(("early", "late")):
+        folder, params = root / name, tiny_params(seed)
+        export_unet(UNET, params["unet"], folder / "unet")
+        export_autoencoder(AUTOENCODER, params["autoencoder"], folder / "vae")
+        write_scheduler(folder, {**SCHEDULE.to_config(), "timestep_spacing": "trailing"})
+        write_model_index(
+            folder,
+            {
+                "unet": ("diffusers", "UNet2DConditionModel"),
+                "vae": ("diffusers", "AutoencoderKL"),
+                "scheduler": ("diffusers", "DDIMScheduler"),
+                "text_encoder": ("ldm_scaling", "minilm"),
+            },
+        )
+        facts = {"family": "micro", "width": 8, "step": 100 * (seed + 1), "training_flops": 1e9}
+        (folder / "training.json").write_text(json.dumps(facts))
+    return root
