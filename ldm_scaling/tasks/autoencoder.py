@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from ldm_scaling.encoders.autoencoder import Autoencoder, AutoencoderConfig, sample_posterior
 from ldm_scaling.types import Batch, Images, Keys, Latents, Params
+from ldm_scaling.unet.flops import jaxpr_flops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,10 +132,8 @@ class AutoencoderTask:
         size, channels = self._size, self.config.in_channels
         image = jax.ShapeDtypeStruct((1, size, size, channels), "float32")
         params = jax.eval_shape(self.init, jax.random.key(0))
-        lowered: Any = jax.jit(lambda p, x: self._module.apply({"params": p}, x)).lower(
-            params, image
-        )
-        return float(lowered.cost_analysis()["flops"])
+        traced = jax.make_jaxpr(self._module.apply)({"params": params}, image)
+        return float(jaxpr_flops(traced.jaxpr))
 
 
 def _pool(images: Float[Array, "B H W C"], size: int) -> Float[Array, "B h w C"]:

@@ -16,6 +16,7 @@ from ldm_scaling.encoders import AutoencoderConfig
 from ldm_scaling.tasks.frozen import FrozenEncoders
 from ldm_scaling.types import Batch, Context, Keys, Latents, Params
 from ldm_scaling.unet import UNet, UNetConfig
+from ldm_scaling.unet.flops import forward_flops
 
 CACHED_COLUMNS = ("latent_mean", "latent_std", "context")
 
@@ -84,8 +85,6 @@ class PretrainTask:
             "family": family,
             "width": config.block_out_channels[0],
         }
-        from ldm_scaling.unet.flops import forward_flops
-
         self.forward_flops = float(forward_flops(config, unconditional.shape[0]))
         self._autoencoder, self._encoders = autoencoder, encoders
         self._weighting, self._gamma = weighting, gamma
@@ -141,7 +140,8 @@ class PretrainTask:
         export_unet(self.config, params, folder / "unet")
         write_scheduler(folder, self._scheduler_config())
         for name, source in self._companions.items():
-            shutil.copytree(source, folder / name, copy_function=_link_or_copy)
+            ignore = shutil.ignore_patterns("training.json")  # says how that part was trained
+            shutil.copytree(source, folder / name, ignore=ignore, copy_function=_link_or_copy)
         write_model_index(
             folder,
             {
