@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from ldm_scaling.encoders.autoencoder import Autoencoder, AutoencoderConfig, sample_posterior
 from ldm_scaling.types import Batch, Images, Keys, Latents, Params
-from ldm_scaling.unet.flops import jaxpr_flops
+from ldm_scaling.unet.flops import count_flops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,8 +132,7 @@ class AutoencoderTask:
         size, channels = self._size, self.config.in_channels
         image = jax.ShapeDtypeStruct((1, size, size, channels), "float32")
         params = jax.eval_shape(self.init, jax.random.key(0))
-        traced = jax.make_jaxpr(self._module.apply)({"params": params}, image)
-        return float(jaxpr_flops(traced.jaxpr))
+        return float(count_flops(self._module.apply, {"params": params}, image))
 
 
 def _pool(images: Float[Array, "B H W C"], size: int) -> Float[Array, "B h w C"]:

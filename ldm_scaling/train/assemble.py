@@ -90,10 +90,10 @@ def _pretrain(config: ConfigDict, workdir: Path, mesh: Mesh) -> tuple[Task, Pipe
         spacing=config.diffusion.spacing,
         family=config.family,
         companions={"vae": vae, **text.folders},
-        index=text.index,
+        index=text.entries,
     )
-    transform = None if config.cache else transform
-    return task, _pipeline(config, training, transform), _pipeline(config, held_out, transform)
+    online = None if config.cache else transform
+    return task, _pipeline(config, training, online), _pipeline(config, held_out, online)
 
 
 def _unet(config: ConfigDict, autoencoder: AutoencoderConfig) -> UNetConfig:
@@ -116,15 +116,15 @@ class TextEncoder(NamedTuple):
     params: Params
     tokenizer: Tokenizer
     folders: dict[str, Path]
-    index: dict[str, tuple[str, str]]
+    entries: dict[str, tuple[str, str]]
 
 
 def _text_encoder(config: ConfigDict) -> TextEncoder:
     name = _required(config, "text_encoder", "'minilm', or a pipeline's folder with text_encoder/")
     if name == "minilm":
         bert, params, folder = load_minilm()
-        index = {"text_encoder": ("ldm_scaling", "minilm")}
-        return TextEncoder(bert, params, load_tokenizer(folder), {}, index)
+        entries = {"text_encoder": ("ldm_scaling", "minilm")}
+        return TextEncoder(bert, params, load_tokenizer(folder), {}, entries)
     folders = {part: Path(name) / part for part in ("text_encoder", "tokenizer")}
     bert, params = import_text_encoder(folders["text_encoder"])
     return TextEncoder(bert, params, load_tokenizer(folders["tokenizer"]), folders, {})
