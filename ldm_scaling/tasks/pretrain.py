@@ -16,7 +16,7 @@ from ldm_scaling.encoders import AutoencoderConfig
 from ldm_scaling.tasks.frozen import FrozenEncoders
 from ldm_scaling.types import Batch, Context, Keys, Latents, Params
 from ldm_scaling.unet import UNet, UNetConfig
-from ldm_scaling.unet.flops import flops
+from ldm_scaling.unet.flops import forward_flops
 
 CACHED_COLUMNS = ("latent_mean", "latent_std", "context")
 
@@ -85,7 +85,7 @@ class PretrainTask:
             "family": family,
             "width": config.block_out_channels[0],
         }
-        self.forward_flops = float(flops(config, unconditional.shape[0]))
+        self.forward_flops = float(forward_flops(config, unconditional.shape[0]))
         self._autoencoder, self._encoders = autoencoder, encoders
         self._weighting, self._gamma = weighting, gamma
         self._caption_dropout, self._spacing = caption_dropout, spacing

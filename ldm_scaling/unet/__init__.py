@@ -15,6 +15,7 @@ from ldm_scaling.unet.family import (
     micro_config,
     unet_config,
 )
+from ldm_scaling.unet.flops import count_flops, forward_flops, normalized_cost, parameter_count
 from ldm_scaling.unet.unet import UNet
 
 __all__ = [
@@ -25,6 +26,10 @@ __all__ = [
     "WIDTHS",
     "UNet",
     "UNetConfig",
+    "count_flops",
+    "forward_flops",
     "micro_config",
+    "normalized_cost",
+    "parameter_count",
     "unet_config",
 ]

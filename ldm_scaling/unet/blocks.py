@@ -138,7 +138,7 @@ class TransformerBlock(nn.Module):
         """Returns x with the three branches added."""
 
         def norm(name: str) -> nn.Module:
-            return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
+            return nn.LayerNorm(1e-5, dtype=self.dtype, use_fast_variance=False, name=name)
 
         def attend(name: str) -> nn.Module:
             return Attention(self.heads, self.attention, self.dtype, name=name)
@@ -171,4 +171,5 @@ class GEGLU(nn.Module):
     def __call__(self, x: Float[Array, "B N C"]) -> Float[Array, "B N F"]:
         """Returns [B, N, features]."""
         x, gate = jnp.split(dense(2 * self.features, self.dtype, name="proj")(x), 2, axis=-1)
-        return x * nn.gelu(gate, approximate=False)
+        # The exact GELU. jax.nn.gelu goes through erfc, whose gradient takes a CPU twice as long.
+        return x * gate * (0.5 + 0.5 * jax.lax.erf(gate * math.sqrt(0.5)))

@@ -1,7 +1,12 @@
-"""What a UNet costs, counted from the traced computation; no weights are allocated."""
+"""What a UNet costs, read off its traced computation; no weight is ever allocated.
+
+FLOPs are those of matrix products and convolutions, two for each multiply-add: what the paper's
+Table 1 counts (arXiv:2404.01367) and what fills an accelerator. Norms and softmax are left out.
+"""
 
 import functools
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -11,70 +16,93 @@ from jax.extend import core
 from ldm_scaling.unet.config import UNetConfig
 from ldm_scaling.unet.unet import UNet
 
-PAPER_TOKENS = 77  # of the context; reproduces Table 1 of arXiv:2404.01367 within 7 %
 
-
-@functools.cache
 def parameter_count(config: UNetConfig) -> int:
     """Number of parameters of the UNet."""
-    params = jax.eval_shape(UNet(config).init, *_inputs(config, PAPER_TOKENS))
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(_abstract_params(config)))
 
 
 @functools.cache
-def forward_flops(config: UNetConfig, tokens: int = PAPER_TOKENS) -> int:
-    """FLOPs of one evaluation on one example: 2 x multiply-adds of convolutions and products.
+def forward_flops(config: UNetConfig, tokens: int = 77, batch: int = 1) -> int:
+    """FLOPs of one evaluation on `batch` latents of `config.sample_size`, 2 x multiply-adds.
 
     Args:
-      config: of the UNet; its `sample_size` is the side of the latents.
-      tokens: length of the context.
+      config: the network. Its attention kernel and rematerialisation make no difference.
+      tokens: length of the text context.
+      batch: number of examples, guidance not counted.
     """
-    module = UNet(config)
-    key, *inputs = _inputs(config, tokens)
-    params = jax.eval_shape(module.init, key, *inputs)
-    return jaxpr_flops(jax.make_jaxpr(module.apply)(params, *inputs).jaxpr)
+    return count_flops(
+        UNet(config).apply, _abstract_params(config), *_inputs(config, batch, tokens)
+    )
 
 
-def jaxpr_flops(jaxpr: core.Jaxpr) -> int:
-    """2 x multiply-adds of every convolution and matrix product, loops counted by their length.
+def normalized_cost(config: UNetConfig, reference: UNetConfig, tokens: int = 77) -> float:
+    """FLOPs of one evaluation relative to those of `reference`, the cost axis of the paper.
 
-    A `while` loop's length is not known before it runs; its body is counted once.
+    The paper's reference is `unet_config(REFERENCE_WIDTH)`; the micro family's own is
+    `micro_config(MICRO_REFERENCE_WIDTH)`.
     """
+    return forward_flops(config, tokens) / forward_flops(reference, tokens)
+
+
+def count_flops(function: Callable[..., Any], *args: Any) -> int:
+    """FLOPs of `function(*args)`: 2 x multiply-adds of its matrix products and convolutions.
+
+    Args:
+      function: anything JAX can trace.
+      *args: arrays, or `jax.ShapeDtypeStruct`s in their place.
+
+    Returns:
+      The count, loops unrolled; of branches the dearest. Padding and the zeros of a dilated
+      convolution count as numbers like any other.
+
+    Raises:
+      ValueError: for a `while` loop that multiplies matrices: how often it runs is not known.
+    """
+    return _jaxpr_flops(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def _jaxpr_flops(jaxpr: core.Jaxpr) -> int:
     return sum(_equation_flops(equation) for equation in jaxpr.eqns)
 
 
 def _equation_flops(equation: core.JaxprEqn) -> int:
     name, params = equation.primitive.name, equation.params
-    if name == "dot_general":
-        (contracted, _), _ = params["dimension_numbers"]
-        shape = equation.invars[0].aval.shape  # type: ignore[attr-defined]
-        return 2 * _size(equation.outvars[0]) * math.prod(shape[axis] for axis in contracted)
-    if name == "conv_general_dilated":
-        kernel = equation.invars[1].aval.shape  # type: ignore[attr-defined]
-        out_features = kernel[params["dimension_numbers"].rhs_spec[0]]
-        return 2 * _size(equation.outvars[0]) * math.prod(kernel) // out_features
-    times = params["length"] if name == "scan" else 1
-    return times * sum(jaxpr_flops(inner) for inner in _inner_jaxprs(params))
+    if name in ("dot_general", "conv_general_dilated"):
+        arrays: list[Any] = [v.aval for v in (*equation.invars, *equation.outvars)]
+        left, right, out = (array.shape for array in arrays)
+        if name == "dot_general":
+            (contracted, _), _ = params["dimension_numbers"]
+            return 2 * math.prod(left[axis] for axis in contracted) * math.prod(out)
+        features = right[params["dimension_numbers"].rhs_spec[0]]
+        return 2 * math.prod(right) // features * math.prod(out)
+    inner = [_jaxpr_flops(jaxpr) for jaxpr in _sub_jaxprs(params)]
+    if name == "while" and any(inner):
+        raise ValueError("a while loop with matrix products: its FLOPs depend on the data")
+    if name == "cond":
+        return max(inner)
+    return params.get("length", 1) * sum(inner) if name == "scan" else sum(inner)
 
 
-def _inner_jaxprs(params: dict[str, Any]):
+def _sub_jaxprs(params: dict[str, Any]) -> Iterator[core.Jaxpr]:
     for value in params.values():
-        for part in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(part, core.ClosedJaxpr):
-                yield part.jaxpr
-            elif isinstance(part, core.Jaxpr):
-                yield part
+        for item in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(item, core.ClosedJaxpr):
+                yield item.jaxpr
+            elif isinstance(item, core.Jaxpr):
+                yield item
 
 
-def _size(variable: Any) -> int:
-    return math.prod(variable.aval.shape)
+@functools.cache
+def _abstract_params(config: UNetConfig) -> Any:
+    init = functools.partial(UNet(config).init, jax.random.key(0))
+    return jax.eval_shape(init, *_inputs(config, batch=1, tokens=1))
 
 
-def _inputs(config: UNetConfig, tokens: int):
+def _inputs(config: UNetConfig, batch: int, tokens: int) -> tuple[jax.ShapeDtypeStruct, ...]:
     size = config.sample_size
     return (
-        jax.eval_shape(lambda: jax.random.key(0)),
-        jax.ShapeDtypeStruct((1, size, size, config.in_channels), jnp.float32),
-        jax.ShapeDtypeStruct((1,), jnp.int32),
-        jax.ShapeDtypeStruct((1, tokens, config.context_size), jnp.float32),
+        jax.ShapeDtypeStruct((batch, size, size, config.in_channels), jnp.float32),
+        jax.ShapeDtypeStruct((batch,), jnp.float32),
+        jax.ShapeDtypeStruct((batch, tokens, config.context_size), jnp.float32),
     )

@@ -32,9 +32,7 @@ def dense(features: int, dtype: jnp.dtype, kernel_init=lecun_normal, **kwargs) -
     return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, **kwargs)
 
 
-def conv(
-    channels: int, size: int, dtype: jnp.dtype, kernel_init=lecun_normal, **kwargs
-) -> nn.Conv:
+def conv(channels: int, size: int, dtype: jnp.dtype, kernel_init=lecun_normal, **kwargs) -> nn.Conv:
     """A convolution of odd size, padded by half of it on every side, also at stride 2."""
     padding = ((size // 2, size // 2),) * 2
     return nn.Conv(

@@ -57,17 +57,15 @@ class UNet(nn.Module):
         x = conv(channels[0], 3, dtype, name="conv_in")(x)
         skips = [x]
         for level in range(levels):
-            block = DownBlock(config, level, name=f"down_blocks_{level}")
-            x, outputs = block(x, time, context)
+            down = DownBlock(config, level, name=f"down_blocks_{level}")
+            x, outputs = down(x, time, context)
             skips += outputs
         x = MidBlock(config, name="mid_block")(x, time, context)
         for i in range(levels):
-            block = UpBlock(config, levels - 1 - i, name=f"up_blocks_{i}")
-            used, skips = (
-                skips[-config.layers_per_block - 1 :],
-                skips[: -config.layers_per_block - 1],
-            )
-            x = block(x, used, time, context)
+            up = UpBlock(config, levels - 1 - i, name=f"up_blocks_{i}")
+            first = len(skips) - config.layers_per_block - 1
+            x = up(x, skips[first:], time, context)
+            del skips[first:]
 
         x = nn.silu(GroupNorm(config.norm_groups, RESNET_EPSILON, dtype, name="conv_norm_out")(x))
         x = conv(config.out_channels, 3, dtype, kernel_init=ZEROS, name="conv_out")(x)
