@@ -34,11 +34,11 @@ def main(argv: list[str]) -> None:
     paths = sorted({path for pattern in _RECORDS.value for path in glob.glob(pattern) or [pattern]})
     if not paths:
         raise app.UsageError("--records: at least one file is needed")
-    records = read_records(paths)
-    logging.info("%d records from %s", len(records), ", ".join(paths))
     samples = Path(_SAMPLES.value) if _SAMPLES.value else None
     choice: dict[str, Any] = {"metric": _METRIC.value, "axis": _AXIS.value, "family": _FAMILY.value}
     try:
+        records = read_records(paths)
+        logging.info("%d records from %s", len(records), ", ".join(paths))
         if _FIGURE.value:
             drawing = draw_figure(Study.from_records(records, **choice), _FIGURE.value, samples)
             written = write_drawing(drawing, Path(_OUTPUT.value))
@@ -47,8 +47,8 @@ def main(argv: list[str]) -> None:
             written = [
                 write_report(records, _OUTPUT.value, samples_dir=samples, context=context, **choice)
             ]
-    except ValueError as error:
-        raise app.UsageError(str(error)) from error
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"analyze: {error}") from error
     for path in written:
         print(path)
 

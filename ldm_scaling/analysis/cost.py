@@ -6,7 +6,8 @@ it does not count guidance's second evaluation (arXiv:2404.01367, Sec. 3.3.2). R
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from fractions import Fraction
 
 from ldm_scaling.analysis.study import Point, Study
 
@@ -89,19 +90,39 @@ class FamilyRow:
     misprints: tuple[str, ...]
 
 
+def quadratic(values: Mapping[int, int]) -> Callable[[int], Fraction]:
+    """The polynomial of second degree through three points, in exact arithmetic."""
+    (a, fa), (b, fb), (c, fc) = values.items()
+
+    def at(x: int) -> Fraction:
+        return (
+            Fraction(fa * (x - b) * (x - c), (a - b) * (a - c))
+            + Fraction(fb * (x - a) * (x - c), (b - a) * (b - c))
+            + Fraction(fc * (x - a) * (x - b), (c - a) * (c - b))
+        )
+
+    return at
+
+
 @functools.cache
 def family_table() -> tuple[FamilyRow, ...]:
-    """Table 1 of arXiv:2404.01367, published and counted; no weight is allocated."""
+    """Table 1 of arXiv:2404.01367, published and counted; no weight is allocated.
+
+    Three networks are traced and the others follow exactly: every channel count of the family is a
+    multiple of the width, so parameters and FLOPs are polynomials of second degree in it.
+    """
     from ldm_scaling.unet import family  # the networks are not needed by the rest of the room
     from ldm_scaling.unet.flops import forward_flops, parameter_count
 
-    configs = {width: family.unet_config(width) for width in family.WIDTHS}
-    flops = {width: float(forward_flops(config, _TOKENS)) for width, config in configs.items()}
+    traced = {w: family.unet_config(w) for w in (64, 320, 768)}
+    parameters = quadratic({w: int(parameter_count(c)) for w, c in traced.items()})
+    count_flops = quadratic({w: int(forward_flops(c, _TOKENS)) for w, c in traced.items()})
+    flops = {w: float(count_flops(w)) for w in family.WIDTHS}
     return tuple(
         FamilyRow(
             width=width,
             published_parameters=row.parameters,
-            parameters=float(parameter_count(configs[width])),
+            parameters=float(parameters(width)),
             published_flops=row.gflops * 1e9,
             flops=flops[width],
             published_cost=row.normalized_cost,

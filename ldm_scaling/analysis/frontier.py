@@ -64,7 +64,7 @@ class Segment:
       probability: its mean probability over the range (in log cost).
       setting: its best setting within the range.
       runner_up: the likeliest other group, None if no other can afford anything.
-      rivals: the other groups that may well be best, with a mean probability above 0.1.
+      rivals: the other groups that somewhere in it are best with a probability above 0.1.
       contested: whether any other group can afford anything.
     """
 
@@ -161,7 +161,9 @@ def segments(frontier: Frontier) -> list[Segment]:
                 probability=float(mean[g]),
                 setting=frontier.points[int(frontier.choice[g, end - 1])],
                 runner_up=frontier.groups[others[0]] if others else None,
-                rivals=tuple(frontier.groups[i] for i in others if mean[i] > 0.1),
+                rivals=tuple(
+                    frontier.groups[i] for i in others if frontier.probability[i, span].max() > 0.1
+                ),
                 contested=bool(frontier.contested[span].any()),
             )
         )
