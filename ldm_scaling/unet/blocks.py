@@ -8,6 +8,7 @@ start of training a block is the identity.
 import math
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
@@ -171,5 +172,7 @@ class GEGLU(nn.Module):
     def __call__(self, x: Float[Array, "B N C"]) -> Float[Array, "B N F"]:
         """Returns [B, N, features]."""
         x, gate = jnp.split(dense(2 * self.features, self.dtype, name="proj")(x), 2, axis=-1)
-        # The exact GELU. jax.nn.gelu goes through erfc, whose gradient takes a CPU twice as long.
-        return x * gate * (0.5 + 0.5 * jax.lax.erf(gate * math.sqrt(0.5)))
+        # The exact GELU, in float32 because its tail is a small difference. jax.nn.gelu goes
+        # through erfc, whose gradient takes a CPU twice as long.
+        gate = gate.astype(jnp.float32)
+        return x * (gate * (0.5 + 0.5 * jax.lax.erf(gate * math.sqrt(0.5)))).astype(x.dtype)
