@@ -12,14 +12,12 @@ import numpy as np
 
 from ldm_scaling.analysis.claims import CERTAIN, Claim, paper_claims
 from ldm_scaling.analysis.cost import digits, image_flops, si
-from ldm_scaling.analysis.frontier import LIKELY, Frontier, Segment, segments, trace
+from ldm_scaling.analysis.frontier import LIKELY, Frontier, Stretch, stretches, trace
 from ldm_scaling.analysis.guidance_optimum import BestGuidance, fair_points
 from ldm_scaling.analysis.scaling_fit import PowerLaw
 from ldm_scaling.analysis.stability import Stability
 from ldm_scaling.analysis.study import Point, Study
 from ldm_scaling.analysis.style import sampler_label
-
-_SHORT = 0.12  # of the logarithmic cost range: shorter wins are told together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,18 +41,6 @@ class Finding:
             object.__setattr__(self, "word", "sure" if self.probability >= CERTAIN else word)
 
 
-@dataclasses.dataclass(frozen=True)
-class Stretch:
-    """A range of costs told in one sentence: one winner, or several that share it."""
-
-    low: float
-    high: float
-    groups: tuple[Hashable, ...]
-    probability: float
-    setting: Point
-    contested: bool
-
-
 def setting_words(point: Point) -> str:
     """A sampling setting in words: "10 steps of DDIM at guidance 3"."""
     steps = "1 step" if point.steps == 1 else f"{point.steps} steps"
@@ -75,40 +61,6 @@ def probability_words(probability: float) -> str:
     if probability > 0.99:
         return "P > 0.99"
     return "P < 0.01" if probability < 0.01 else f"P = {probability:.2f}"
-
-
-def stretches(frontier: Frontier) -> list[Stretch]:
-    """The frontier in few ranges: clear winners as they are, short or unsure ones merged."""
-    found = segments(frontier)
-    total = math.log(frontier.costs[-1] / frontier.costs[0]) or 1.0
-    last = float(frontier.costs[-1])
-
-    def clear(s: Segment) -> bool:
-        long = s.high == math.inf or math.log(s.high / s.low) >= _SHORT * total
-        return s.probability >= LIKELY and long
-
-    merged: list[list[Segment]] = []
-    for s in found:
-        if merged and not clear(s) and not clear(merged[-1][-1]):
-            merged[-1].append(s)
-        else:
-            merged.append([s])
-    told = []
-    for run in merged:
-        lengths = [math.log(min(s.high, last) / s.low) + 1e-9 for s in run]
-        groups = {s.group for s in run}
-        groups |= {rival for s in run if s.probability < LIKELY for rival in s.rivals}
-        told.append(
-            Stretch(
-                low=run[0].low,
-                high=run[-1].high,
-                groups=tuple(sorted(groups, key=frontier.groups.index)),
-                probability=float(np.average([s.probability for s in run], weights=lengths)),
-                setting=run[-1].setting,
-                contested=any(s.contested for s in run),
-            )
-        )
-    return told
 
 
 def _range_words(s: Stretch, frontier: Frontier) -> str:

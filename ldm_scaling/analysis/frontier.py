@@ -11,6 +11,7 @@ shifted back by it, so that a width does not win for having been tried more ofte
 """
 
 import dataclasses
+import math
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy as np
 from ldm_scaling.analysis.study import Point, Study
 
 LIKELY = 0.8  # the probability from which a winner is called one
+_SHORT = 0.12  # of the logarithmic range of costs: shorter wins are told together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,3 +170,68 @@ def segments(frontier: Frontier) -> list[Segment]:
             )
         )
     return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Stretch:
+    """A range of costs told in one sentence: one clear winner, or several that share it.
+
+    Attributes:
+      low, high: the range; `high` is inf for the last.
+      groups: the clear winner alone, or all that may well be best somewhere in it.
+      probability: mean probability of the observed winners over the range (in log cost).
+      setting: the best setting within the range.
+      contested: whether two groups can afford anything.
+    """
+
+    low: float
+    high: float
+    groups: tuple[Hashable, ...]
+    probability: float
+    setting: Point
+    contested: bool
+
+
+def stretches(frontier: Frontier) -> list[Stretch]:
+    """The frontier in few ranges: clear winners as they are, short or unsure ones together."""
+    last = float(frontier.costs[-1])
+    total = math.log(last / float(frontier.costs[0])) or 1.0
+
+    def length(s: Segment | Stretch) -> float:
+        return math.log(min(s.high, last) / s.low)
+
+    def short(s: Segment | Stretch) -> bool:
+        return s.high < math.inf and length(s) < _SHORT * total
+
+    def told(run: Sequence[Segment]) -> Stretch:
+        mean = np.average([s.probability for s in run], weights=[length(s) + 1e-9 for s in run])
+        one = len({s.group for s in run}) == 1 and mean >= LIKELY
+        groups = {s.group for s in run}
+        groups |= {g for s in run if not one and s.probability < LIKELY for g in s.rivals}
+        return Stretch(
+            low=run[0].low,
+            high=run[-1].high,
+            groups=tuple(sorted(groups, key=frontier.groups.index)),
+            probability=float(mean),
+            setting=run[-1].setting,
+            contested=any(s.contested for s in run),
+        )
+
+    # A short doubt within one group's win does not end it; then what is unclear goes together.
+    runs: list[list[Segment]] = []
+    for s in segments(frontier):
+        if runs and s.group == runs[-1][-1].group and (short(s) or short(runs[-1][-1])):
+            runs[-1].append(s)
+        else:
+            runs.append([s])
+    merged: list[list[Segment]] = []
+    merged_clear = False
+    for run in runs:
+        whole = told(run)
+        clear = len(whole.groups) == 1 and not short(whole)
+        if merged and not clear and not merged_clear:
+            merged[-1] += run
+        else:
+            merged.append(run)
+        merged_clear = clear
+    return [told(run) for run in merged]
