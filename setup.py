@@ -11,6 +11,7 @@ REQUIRES = [
     "etils[epath]>=1.7",
     "flax>=0.10",
     "grain>=0.2.3",
+    "importlib_resources>=6",  # tensorflow-datasets uses it and does not say so
     "jax>=0.6",
     "jaxtyping>=0.2.30",
     "jinja2>=3.1",
@@ -20,7 +21,6 @@ REQUIRES = [
     "optax>=0.2.4",
     "orbax-checkpoint>=0.11",
     "pillow>=10",
-    "rapidfuzz>=3",
     "safetensors>=0.4.3",
     "scipy>=1.11",
     "tensorboard>=2.17",
@@ -36,6 +36,8 @@ REQUIRES = [
 EXTRAS = {
     "tpu": ["jax[tpu]"],
     "gpu": ["jax[cuda12]"],
+    # Reference implementations, for the slow parity tests and tests/make_goldens.py.
+    "peers": ["accelerate>=1.0", "diffusers>=0.35", "torch>=2.6"],
     "test": ["beartype>=0.19", "mypy>=1.11", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6"],
 }
 
