@@ -30,7 +30,7 @@ def get_config(size: str = "micro") -> ConfigDict:
     config.data = {
         "name": "noto_emoji",
         "train_split": "train",
-        "validation_split": "test",
+        "validation_split": "test",  # "": none
         "image_size": image_size,
         "flip": 0.5,
         "workers": 0,

@@ -40,7 +40,7 @@ def get_config(name: str = "micro-32") -> ConfigDict:
     config.data = {
         "name": "noto_emoji" if micro else "",
         "train_split": "train",
-        "validation_split": "test",
+        "validation_split": "test",  # "": none
         "image_size": 32 if micro else 512,
         "workers": 0,
     }

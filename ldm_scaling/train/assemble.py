@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from ldm_scaling.checkpoint.diffusers import import_autoencoder, import_text_encoder
 from ldm_scaling.checkpoint.packaged import load_minilm
-from ldm_scaling.data import Pipeline, Source, image_transform, open_source
+from ldm_scaling.data import Pipeline, Source, Transform, image_transform, open_source
 from ldm_scaling.diffusion import Schedule
 from ldm_scaling.encoders import AutoencoderConfig, BertConfig
 from ldm_scaling.encoders.tokenizers import Tokenizer, load_tokenizer
@@ -24,8 +24,11 @@ from ldm_scaling.tasks import (
     Task,
 )
 from ldm_scaling.train.cache import cached_source
+from ldm_scaling.train.workdir import flatten
 from ldm_scaling.types import Params
 from ldm_scaling.unet import UNetConfig, micro_config, unet_config
+
+Assembly: TypeAlias = tuple[Task, Pipeline, Pipeline | None]
 
 SAMPLE_IMAGES = 1024
 """Training images on which an autoencoder's `scaling_factor` is measured."""
@@ -33,8 +36,8 @@ SAMPLE_IMAGES = 1024
 Config = TypeVar("Config")
 
 
-def assemble(config: ConfigDict, workdir: Path, mesh: Mesh) -> tuple[Task, Pipeline, Pipeline]:
-    """The task of `config.task`, its training batches and its validation batches.
+def assemble(config: ConfigDict, workdir: Path, mesh: Mesh) -> Assembly:
+    """The task of `config.task`, its training batches, and its validation batches if any.
 
     Raises:
       ValueError: for an unknown task or model field; names the nearest.
@@ -45,7 +48,7 @@ def assemble(config: ConfigDict, workdir: Path, mesh: Mesh) -> tuple[Task, Pipel
     return builders[config.task](config, workdir, mesh)
 
 
-def _autoencoder(config: ConfigDict, workdir: Path, mesh: Mesh) -> tuple[Task, Pipeline, Pipeline]:
+def _autoencoder(config: ConfigDict, workdir: Path, mesh: Mesh) -> Assembly:
     source, held_out = _sources(config)
     size = config.data.image_size
     shrink = image_transform(size)
@@ -59,10 +62,11 @@ def _autoencoder(config: ConfigDict, workdir: Path, mesh: Mesh) -> tuple[Task, P
         family=config.family,
     )
     augment = image_transform(size, crop="random", flip=config.data.flip)
-    return task, _pipeline(config, source, augment), _pipeline(config, held_out, shrink)
+    validation = _pipeline(config, held_out, shrink) if held_out else None
+    return task, _pipeline(config, source, augment), validation
 
 
-def _pretrain(config: ConfigDict, workdir: Path, mesh: Mesh) -> tuple[Task, Pipeline, Pipeline]:
+def _pretrain(config: ConfigDict, workdir: Path, mesh: Mesh) -> Assembly:
     vae = Path(_required(config, "autoencoder", "the folder of an AutoencoderKL"))
     autoencoder, autoencoder_params = import_autoencoder(vae)
     text = _text_encoder(config)
@@ -73,10 +77,11 @@ def _pretrain(config: ConfigDict, workdir: Path, mesh: Mesh) -> tuple[Task, Pipe
     transform = image_transform(config.data.image_size)
     if config.cache:
         folder = Path(config.cache_dir or workdir / "cache")
-        training, held_out = (
-            cached_source(folder, source, transform, encoders, encoder_params, mesh)
-            for source in (training, held_out)
-        )
+
+        def cached(source: Source) -> Source:
+            return cached_source(folder, source, transform, encoders, encoder_params, mesh)
+
+        training, held_out = cached(training), cached(held_out) if held_out else None
     task = PretrainTask(
         _unet(config, autoencoder),
         Schedule.from_name(config.diffusion.schedule),
@@ -93,7 +98,8 @@ def _pretrain(config: ConfigDict, workdir: Path, mesh: Mesh) -> tuple[Task, Pipe
         index=text.entries,
     )
     online = None if config.cache else transform
-    return task, _pipeline(config, training, online), _pipeline(config, held_out, online)
+    validation = _pipeline(config, held_out, online) if held_out else None
+    return task, _pipeline(config, training, online), validation
 
 
 def _unet(config: ConfigDict, autoencoder: AutoencoderConfig) -> UNetConfig:
@@ -131,18 +137,20 @@ def _text_encoder(config: ConfigDict) -> TextEncoder:
 
 
 def _required(config: ConfigDict, field: str, wanted: str) -> str:
-    if not config[field]:
+    value = flatten(config.to_dict())[field]
+    if not value:
         raise ValueError(f"{field}='': give {wanted} (--config.{field}=...)")
-    return config[field]
+    return value
 
 
-def _sources(config: ConfigDict) -> tuple[Source, Source]:
+def _sources(config: ConfigDict) -> tuple[Source, Source | None]:
     data = config.data
-    _required(config.data, "name", "a data set: 'noto_emoji', a folder, or a TFDS name")
-    return open_source(data.name, data.train_split), open_source(data.name, data.validation_split)
+    name = _required(config, "data.name", "a data set: 'noto_emoji', a folder, or a TFDS name")
+    held_out = open_source(name, data.validation_split) if data.validation_split else None
+    return open_source(name, data.train_split), held_out
 
 
-def _pipeline(config: ConfigDict, source: Source, transform: Any = None) -> Pipeline:
+def _pipeline(config: ConfigDict, source: Source, transform: Transform | None) -> Pipeline:
     return Pipeline(
         source,
         config.batch_size,

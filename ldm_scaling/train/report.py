@@ -63,6 +63,7 @@ class Report:
         )
         self._pending: collections.deque[tuple[int, Mapping[str, jax.Array]]] = collections.deque()
         self._window: list[dict[str, np.ndarray]] = []
+        self._compiled = False
         self._since = time.monotonic()
 
     def __enter__(self) -> "Report":
@@ -96,6 +97,9 @@ class Report:
     def _take(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         values = {name: np.asarray(v) for name, v in jax.device_get(dict(metrics)).items()}
         self._bar.update()
+        if not self._compiled:
+            self._bar.unpause()  # the time of compiling says nothing about the time to go
+            self._compiled = True
         for action in self._actions:
             action(step)
         if values["skipped_in_a_row"]:

@@ -1,0 +1,103 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from test_configs import get_config
+
+from ldm_scaling.checkpoint.diffusers import import_autoencoder, import_unet
+from ldm_scaling.data.source import open_source
+from ldm_scaling.sharding import make_mesh
+from ldm_scaling.tasks import AutoencoderTask
+from ldm_scaling.train import train
+from ldm_scaling.train.assemble import assemble
+
+
+@pytest.fixture(scope="module")
+def discs(tmp_path_factory):
+    """A folder of 24 captioned images, the same for training and validation."""
+    folder = tmp_path_factory.mktemp("discs")
+    rng, lines = np.random.default_rng(0), []
+    y, x = np.mgrid[:16, :16]
+    for i in range(24):
+        image = np.full((16, 16, 3), 255, np.uint8)
+        image[np.hypot(y - rng.integers(5, 11), x - rng.integers(5, 11)) < 4] = rng.integers(
+            0, 256, 3
+        )
+        Image.fromarray(image).save(folder / f"{i}.png")
+        lines.append(json.dumps({"file_name": f"{i}.png", "text": f"disc {i}"}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def small(config, discs):
+    """The config on the discs, for 4 steps."""
+    config.data.update(name=str(discs), train_split="train", validation_split="all", image_size=16)
+    config.update(batch_size=8, num_steps=4, log_every=2, eval_every=4, eval_batches=1)
+    config.optimizer.warmup_steps = 1
+    return config
+
+
+@pytest.fixture
+def autoencoder_config(discs):
+    config = small(get_config("autoencoder", "micro"), discs)
+    config.model.update(block_out_channels=(8, 16), norm_groups=4, latent_channels=4)
+    return config
+
+
+def test_autoencoder_is_assembled(autoencoder_config, tmp_path):
+    mesh = make_mesh(devices=jax.devices()[:1])
+    task, training, validation = assemble(autoencoder_config, tmp_path, mesh)
+    assert isinstance(task, AutoencoderTask)
+    assert task.config.block_out_channels == (8, 16)
+    batch = task.host_batch(training.batch(0))
+    assert batch["image"].shape == (8, 16, 16, 3)
+    assert -1 <= batch["image"].min() < batch["image"].max() <= 1
+    assert validation.batch(0)["image"].shape == (8, 16, 16, 3)
+
+
+def test_validation_is_optional(autoencoder_config, tmp_path):
+    autoencoder_config.data.validation_split = ""
+    assert assemble(autoencoder_config, tmp_path, make_mesh())[2] is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "pretain"}, "task='pretain': the nearest is 'pretrain'"),
+        ({"autoencoder": ""}, "autoencoder='': give the folder of an AutoencoderKL"),
+        ({"task": "autoencoder", "data": {"name": ""}}, "data.name='': give a data set"),
+    ],
+)
+def test_what_is_missing_is_named(changes, message, tmp_path):
+    config = get_config("pretrain", "micro-16")
+    config.update(changes)
+    with pytest.raises(ValueError, match=message):
+        assemble(config, tmp_path, make_mesh(devices=jax.devices()[:1]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", [True, False])
+def test_from_images_to_a_pipeline_folder(autoencoder_config, discs, tmp_path, cache):
+    """Both tasks through the one loop, with the real text encoder, on eight devices."""
+    train(autoencoder_config, tmp_path / "vae")
+    vae, _ = import_autoencoder(tmp_path / "vae" / "export" / "final")
+    assert vae.scaling_factor != 0.18215
+
+    config = small(get_config("pretrain", "micro-16"), discs)
+    config.update(autoencoder=str(tmp_path / "vae" / "export" / "final"), cache=cache)
+    state = train(config, tmp_path / "run")
+    assert int(state.step) == 4
+    assert int(state.skipped_total) == 0
+    folder = tmp_path / "run" / "export" / "final"
+    unet, _ = import_unet(folder / "unet")
+    assert (unet.in_channels, unet.sample_size, unet.block_out_channels[0]) == (4, 8, 16)
+    assert import_autoencoder(folder / "vae")[0] == vae
+    assert len(list((tmp_path / "run").glob("cache/*.npz"))) == (1 if cache else 0)
+
+
+def test_the_packaged_images_have_both_splits():
+    config = get_config("pretrain", "micro-16")
+    sizes = [len(open_source(config.data.name, s)) for s in ("train", "test")]
+    assert sizes[0] > 8 * sizes[1] > 0
