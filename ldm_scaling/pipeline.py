@@ -49,11 +49,6 @@ class TextToImage:
         """
         return cls(Model.from_folder(name_or_folder), batch_size=batch_size, mesh=mesh)
 
-    @property
-    def compilations(self) -> int:
-        """Programs compiled so far."""
-        return self._generator.compilations
-
     def __call__(
         self,
         prompts: str | Sequence[str],

@@ -1,0 +1,84 @@
+"""`TextToImage`: one compilation, places in the list draw independently, bad input is explained."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm_scaling.evaluation import Model
+from ldm_scaling.evaluation.pictures import LABEL_HEIGHT, MARGIN, image_grid, save_grid
+from ldm_scaling.pipeline import TextToImage
+
+from .conftest import HashedText
+
+
+@pytest.fixture(scope="module")
+def draw(models):
+    model = Model.from_folder(models / "early", minilm=HashedText())
+    return TextToImage(dataclasses.replace(model, text_encoder=HashedText()), batch_size=2)
+
+
+def test_draws_what_is_asked_and_compiles_once(draw):
+    first = draw(["a", "b", "c"], steps=3, guidance=2.0)
+    assert first.shape == (3, 8, 8, 3)
+    assert first.dtype == np.uint8
+    for sampler in ("ddim", "ddpm", "dpmpp_2m"):
+        for steps, guidance in ((1, 1.0), (5, [1.0, 7.5, 3.0])):
+            draw(["a", "b", ""], sampler=sampler, steps=steps, guidance=guidance, seed=1)
+    assert draw._generator._draw._cache_size() == 1
+
+
+def test_an_image_depends_on_its_own_prompt_place_and_rate_only(draw):
+    alone = draw("a", steps=2, guidance=3.0)
+    among = draw(["a", "b", "c"], steps=2, guidance=[3.0, 1.0, 5.0])
+    assert np.abs(alone[0].astype(int) - among[0]).max() <= 1
+    twice = draw(["a", "a"], steps=2, guidance=3.0)
+    assert np.abs(twice[0].astype(int) - twice[1]).max() > 1
+    other = draw("a", steps=2, guidance=3.0, seed=1)
+    assert np.abs(alone.astype(int) - other).max() > 1
+
+
+def test_default_spacing_is_the_models(draw):
+    assert draw.model.card.spacing == "trailing"
+    chosen = draw("a", steps=2, guidance=1.0, spacing="trailing")
+    np.testing.assert_array_equal(draw("a", steps=2, guidance=1.0), chosen)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sampler": "dimm"}, "did you mean 'ddim'"),
+        ({"spacing": "traling"}, "did you mean 'trailing'"),
+        ({"steps": 0}, "steps=0: a sampler needs at least 1 step"),
+        ({"steps": 1001}, "steps=1001"),
+        ({"guidance": float("nan")}, "guidance"),
+        ({"guidance": [1.0, 2.0]}, "2 rates for 1 prompts"),
+    ],
+)
+def test_bad_options_are_explained(draw, options, message):
+    with pytest.raises(ValueError, match=message):
+        draw(["a"], **{"steps": 2, **options})
+
+
+def test_no_prompts_is_an_error(draw):
+    with pytest.raises(ValueError, match="at least 1 prompt"):
+        draw([])
+
+
+def test_unknown_model_names_what_there_is(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"model_index\.json"):
+        TextToImage.from_pretrained(tmp_path / "none")
+
+
+def test_grid_places_images_under_their_labels(tmp_path):
+    images = np.stack([np.full((8, 8, 3), value, np.uint8) for value in (10, 20, 30)])
+    grid = np.asarray(image_grid(images, columns=2, labels=["first", "second"]))
+    top = MARGIN + LABEL_HEIGHT
+    assert (grid[top : top + 8, MARGIN : MARGIN + 8] == 10).all()
+    assert (grid[top : top + 8, 2 * MARGIN + 8 : 2 * MARGIN + 16] == 20).all()
+    second = 2 * MARGIN + 8 + 2 * LABEL_HEIGHT
+    assert (grid[second : second + 8, MARGIN : MARGIN + 8] == 30).all()
+    save_grid(tmp_path / "new" / "grid.png", images, columns=2)
+    with Image.open(tmp_path / "new" / "grid.png") as saved:
+        assert saved.size == (3 * MARGIN + 16, 3 * MARGIN + 16)
