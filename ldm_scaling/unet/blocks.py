@@ -10,6 +10,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Real
 
 from ldm_scaling.unet.attention import Attention
@@ -34,7 +35,7 @@ class TimestepEmbedding(nn.Module):
     """Two layers from the sinusoids of t to the embedding every residual block reads."""
 
     size: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, sinusoids: Float[Array, "B S"]) -> Float[Array, "B T"]:
@@ -48,7 +49,7 @@ class ResnetBlock(nn.Module):
 
     channels: int
     groups: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -70,7 +71,7 @@ class Downsample(nn.Module):
     """Halves height and width by a convolution of stride 2."""
 
     channels: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
@@ -82,7 +83,7 @@ class Upsample(nn.Module):
     """Doubles height and width: nearest neighbour, then a convolution."""
 
     channels: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B H W C"]:
@@ -100,7 +101,7 @@ class Transformer(nn.Module):
     groups: int
     linear_projection: bool = False
     attention: str = "auto"
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -130,7 +131,7 @@ class TransformerBlock(nn.Module):
 
     heads: int
     attention: str = "auto"
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -152,7 +153,7 @@ class TransformerBlock(nn.Module):
 class FeedForward(nn.Module):
     """GEGLU (arXiv:2002.05202, eq. 6, with the exact GELU) of four times the width."""
 
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N C"]) -> Float[Array, "B N C"]:
@@ -166,7 +167,7 @@ class GEGLU(nn.Module):
     """One half of a linear layer gates the other through a GELU."""
 
     features: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N C"]) -> Float[Array, "B N F"]:

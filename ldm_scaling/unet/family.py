@@ -13,7 +13,7 @@ from ldm_scaling.unet.config import UNetConfig
 
 WIDTHS = (64, 96, 128, 160, 192, 224, 256, 288, 320, 512, 768)
 REFERENCE_WIDTH = 320  # SD v1.5's; costs of the paper's family are told relative to it
-MICRO_WIDTHS = (16, 24, 32, 48)
+MICRO_WIDTHS = (8, 16, 32, 48)
 MICRO_REFERENCE_WIDTH = MICRO_WIDTHS[-1]
 
 
@@ -70,7 +70,7 @@ def unet_config(width: int, **overrides: Any) -> UNetConfig:
 
 
 def micro_config(width: int, **overrides: Any) -> UNetConfig:
-    """Config of the micro UNet of that width: three levels, 8x8x8 latents, MiniLM's context.
+    """Config of the micro UNet of that width: three levels, 8x8x16 latents, MiniLM's context.
 
     Args:
       width: channels of the finest level, one of `MICRO_WIDTHS`.
@@ -81,15 +81,15 @@ def micro_config(width: int, **overrides: Any) -> UNetConfig:
     """
     _check_width("micro width", width, MICRO_WIDTHS)
     fields = {
-        "in_channels": 8,
-        "out_channels": 8,
+        "in_channels": 16,
+        "out_channels": 16,
         "sample_size": 8,
         "block_out_channels": (width, 2 * width, 4 * width),
         "layers_per_block": 1,
         "attention_levels": (True, True, False),
         "heads": 4,
         "context_size": 384,
-        "norm_groups": 8,
+        "norm_groups": 4,
         "prediction_type": "v_prediction",
     }
     return _build(fields, overrides)

@@ -6,6 +6,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 ZEROS = nn.initializers.zeros
@@ -13,7 +14,7 @@ UNFOLDED_PIXELS = 16  # up to 4x4 a convolution runs as a matrix product
 
 
 def lecun_normal(
-    key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32
+    key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32
 ) -> Float[Array, "..."]:
     """Truncated normal of variance 1 / fan-in, the last axis being the outputs.
 
@@ -27,12 +28,12 @@ def lecun_normal(
     return deviation * flat.reshape(shape)
 
 
-def dense(features: int, dtype: jnp.dtype, kernel_init=lecun_normal, **kwargs) -> nn.Dense:
+def dense(features: int, dtype: DTypeLike, kernel_init=lecun_normal, **kwargs) -> nn.Dense:
     """A linear layer that computes in `dtype`."""
     return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, **kwargs)
 
 
-def conv(channels: int, size: int, dtype: jnp.dtype, kernel_init=lecun_normal, **kwargs) -> nn.Conv:
+def conv(channels: int, size: int, dtype: DTypeLike, kernel_init=lecun_normal, **kwargs) -> nn.Conv:
     """A convolution of odd size, padded by half of it on every side, also at stride 2."""
     padding = ((size // 2, size // 2),) * 2
     return nn.Conv(
@@ -70,7 +71,7 @@ class GroupNorm(nn.Module):
 
     groups: int
     epsilon: float
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B *space C"]) -> Float[Array, "B *space C"]:
