@@ -19,9 +19,9 @@ def get_config(study: str = "micro") -> ConfigDict:
     config.models = ("micro-16", "micro-24", "micro-32", "micro-48")
     config.seeds = (0,)
     config.grids = {
-        "ddim": {"steps": (2, 4, 8, 16), "guidance": (1.0, 2.0, 4.0)},
-        "ddpm": {"steps": (4, 8, 16), "guidance": (2.0,)},
-        "dpmpp_2m": {"steps": (2, 4, 8, 16), "guidance": (2.0,)},
+        "ddim": {"steps": (2, 4, 8, 16), "guidance": (1.5, 3.0, 5.0)},
+        "ddpm": {"steps": (4, 8, 16), "guidance": (3.0,)},
+        "dpmpp_2m": {"steps": (2, 4, 8, 16), "guidance": (3.0,)},
     }
     config.protocol = {
         "dataset": "noto_emoji",
@@ -30,21 +30,22 @@ def get_config(study: str = "micro") -> ConfigDict:
         "reference": "train",
         "variants": False,
         "captions_seed": 0,
-        "num_samples": 128,
-        "feature_size": 128,
+        "num_samples": 96,
+        "feature_size": 96,
         "resamples": 200,
     }
-    config.batch_size = 64
+    config.batch_size = 96
     config.mesh = {"replica": -1, "fsdp": 1, "tensor": 1}
     if study == "micro-full":
         config.seeds = (0, 1, 2)
         config.grids = {
             "ddim": {
-                "steps": (2, 3, 4, 6, 8, 12, 16, 24, 32, 50),
+                "steps": (2, 3, 5, 10, 20, 50),
                 "guidance": (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0),
             },
-            "ddpm": {"steps": (2, 4, 8, 16, 32, 50), "guidance": (1.0, 2.0, 4.0)},
-            "dpmpp_2m": {"steps": (2, 3, 4, 6, 8, 12, 16, 20), "guidance": (1.0, 2.0, 4.0)},
+            "ddpm": {"steps": (5, 10, 20, 50), "guidance": (2.0, 4.0)},
+            "dpmpp_2m": {"steps": (2, 3, 5, 10, 20), "guidance": (2.0, 4.0)},
         }
-        config.protocol.num_samples = 512
+        config.protocol.num_samples = 256
+        config.batch_size = 128
     return config

@@ -12,7 +12,7 @@ from ldm_scaling.evaluation.protocol import Protocol
 from ldm_scaling.records import Record
 from ldm_scaling.unet import MICRO_REFERENCE_WIDTH, REFERENCE_WIDTH, unet_config
 from ldm_scaling.unet.config import UNetConfig
-from ldm_scaling.unet.flops import forward_flops, parameter_count
+from ldm_scaling.unet.flops import forward_flops, normalized_cost, parameter_count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,12 +81,11 @@ class Point:
             reference = dataclasses.replace(unet, block_out_channels=channels)
         else:
             reference = unet_config(REFERENCE_WIDTH)
-        flops = forward_flops(unet, tokens)
-        normalized = flops / forward_flops(reference, tokens)
+        normalized = normalized_cost(unet, reference, tokens)
         evaluations = self.steps * (1 if self.guidance == 1 else 2)
         costs = {
             "parameters": float(parameter_count(unet)),
-            "flops_per_evaluation": float(flops),
+            "flops_per_evaluation": float(forward_flops(unet, tokens)),
             "normalized_cost": normalized,
             "evaluations": float(evaluations),
             "sampling_cost": normalized * self.steps,

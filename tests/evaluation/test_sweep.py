@@ -1,6 +1,8 @@
 import dataclasses
 import errno
+import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -252,3 +254,28 @@ def test_prompts_repeat_in_turn(config, tmp_path):
     assert record.protocol["strip_captions"][:4] == ["a cat", "a dog", "a cow", "a cat"]
     assert record.hash != planned(config)[0][1].hash
     assert isinstance(Record.from_json(record.to_json()), Record)
+
+
+def get_config(file, argument):
+    path = Path(__file__).parents[2] / "configs" / file
+    spec = importlib.util.spec_from_file_location("config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*argument)
+
+
+@pytest.mark.parametrize("study", ["micro", "micro-full"])
+def test_configs_plan_whole_studies(models, study):
+    config = get_config("study.py", [study])
+    assert get_config("sweep.py", [study]) == config
+    widths = len(config.models)
+    assert widths >= 4
+    assert len(config.grids) == 3
+    config.models = (str(models / "early"), str(models / "late"))
+    per_model = sum(len(g.steps) * len(g.guidance) for g in config.grids.values())
+    assert len(planned(config)) == 2 * per_model * len(config.seeds)
+
+
+def test_an_unknown_study_is_named():
+    with pytest.raises(ValueError, match="study 'mirco': the nearest is 'micro'"):
+        get_config("study.py", ["mirco"])
