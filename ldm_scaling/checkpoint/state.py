@@ -176,6 +176,8 @@ class Checkpoints:
         """Renames torn checkpoints, so that they neither block their step nor count as kept."""
         for step in sorted(self._torn):
             source, aside = self._folder / str(step), self._folder / f"{step}.torn"
+            if not source.exists():
+                continue  # somebody cleaned up
             if aside.exists():
                 aside.rmtree()
             source.rename(aside)

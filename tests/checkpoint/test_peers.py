@@ -67,6 +67,10 @@ def assert_equal_states(a, b):
     assert all(a[name].equal(b[name]) for name in a)
 
 
+def on_device(params):
+    return {"params": jax.tree.map(jnp.asarray, params)}
+
+
 def close(ours, theirs):
     difference = np.abs(np.asarray(ours) - theirs).max()
     return difference <= 1e-4 * np.abs(theirs).max()
@@ -92,7 +96,7 @@ def test_unet(diffusers, torch, tmp_path, caplog, name):
     x = rng.normal(size=(2, 8, 8, config.in_channels)).astype(np.float32)
     context = rng.normal(size=(2, 5, config.context_size)).astype(np.float32)
     t = np.array([3.0, 871.0], np.float32)
-    ours = UNet(config).apply({"params": params}, *map(jnp.asarray, (x, t, context)))
+    ours = UNet(config).apply(on_device(params), *map(jnp.asarray, (x, t, context)))
     with torch.no_grad():
         expected = theirs(
             torch.tensor(x.transpose(0, 3, 1, 2)), torch.tensor(t), torch.tensor(context)
@@ -134,7 +138,7 @@ def test_head_size_means_the_same_there(diffusers, torch, tmp_path, caplog):
     export_unet(config, params, tmp_path)
     theirs = load(diffusers, "UNet2DConditionModel", tmp_path, caplog).eval()
     x, t, context = (rng.normal(size=shape.shape).astype(np.float32) for shape in shapes)
-    ours = UNet(config).apply({"params": params}, *map(jnp.asarray, (x, t, context)))
+    ours = UNet(config).apply(on_device(params), *map(jnp.asarray, (x, t, context)))
     with torch.no_grad():
         expected = theirs(
             torch.tensor(x.transpose(0, 3, 1, 2)), torch.tensor(t), torch.tensor(context)
@@ -165,8 +169,9 @@ def test_autoencoder(diffusers, torch, tmp_path, caplog, mid_attention):
         scaling_factor=0.5,
     )
     x = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
-    mean, _ = Autoencoder(config).apply({"params": params}, jnp.asarray(x), method="encode")
-    images = Autoencoder(config).apply({"params": params}, mean, method="decode")
+    apply = Autoencoder(config).apply
+    mean, _ = apply(on_device(params), jnp.asarray(x), method="encode")
+    images = apply(on_device(params), mean, method="decode")
     with torch.no_grad():
         latents = theirs.encode(torch.tensor(x.transpose(0, 3, 1, 2))).latent_dist.mean
         decoded = theirs.decode(latents).sample
