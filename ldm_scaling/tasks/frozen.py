@@ -1,7 +1,7 @@
 """The frozen parts of text-to-image training: pixels to latents, captions to context."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -39,7 +39,7 @@ class FrozenEncoders:
         """Features of a context token."""
         return self.text_encoder.hidden_size
 
-    def tokenize(self, captions: Sequence[str]) -> dict[str, np.ndarray]:
+    def tokenize(self, captions: Iterable[str]) -> dict[str, np.ndarray]:
         """Captions -> "token_ids", "token_mask", int32 [B, max_tokens]."""
         ids, mask = self.tokenizer([str(caption) for caption in captions], self.max_tokens)
         return {"token_ids": ids, "token_mask": mask}

@@ -20,6 +20,9 @@ RUN_AHEAD = 2
 """Steps that the host may be ahead of the device: enough to hide the host, few enough to stop."""
 
 
+PROFILED_STEPS = 5
+
+
 class BadStepsError(RuntimeError):
     """Too many steps in a row had a NaN or Inf."""
 
@@ -54,8 +57,16 @@ class Report:
             )
         ]
         if config.profile_every:
+            # Of PROFILED_STEPS steps each time, however long they take.
             self._actions.append(
-                periodic_actions.Profile(logdir=workdir, every_steps=config.profile_every)
+                periodic_actions.Profile(
+                    logdir=workdir,
+                    num_profile_steps=PROFILED_STEPS,
+                    profile_duration_ms=None,
+                    first_profile=config.profile_every,
+                    every_steps=config.profile_every,
+                    every_secs=None,
+                )
             )
         # disable=None: a bar only where there is a terminal to draw it on.
         self._bar = tqdm(

@@ -11,8 +11,10 @@ from ldm_scaling.checkpoint.pipeline_folder import read_model_index, read_schedu
 from ldm_scaling.diffusion import Schedule
 from ldm_scaling.encoders.autoencoder import Autoencoder, AutoencoderConfig
 from ldm_scaling.encoders.bert import Bert, BertConfig
+from ldm_scaling.sharding import make_mesh, put_batch
 from ldm_scaling.tasks import FrozenEncoders, PretrainTask, Task
-from ldm_scaling.train.step import example_keys
+from ldm_scaling.train.optimizer import make_optimizer
+from ldm_scaling.train.step import build, example_keys
 from ldm_scaling.unet import UNetConfig
 
 VAE = AutoencoderConfig(
@@ -228,3 +230,29 @@ def test_what_does_not_fit_is_refused(unconditional, changes, message):
     config = dataclasses.replace(UNET, **changes)
     with pytest.raises(ValueError, match=message):
         PretrainTask(config, SCHEDULE, VAE, unconditional, caption_dropout=dropout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["cached", "online"])
+def test_eight_devices_do_what_one_does(request, kind, raw_batch, cached_batch, toy_optimizer):
+    """Frozen and trained weights in slices: loss and updated parameters of a UNet stay the same."""
+    task = request.getfixturevalue(kind)
+    batch = task.host_batch(cached_batch if kind == "cached" else raw_batch)
+    # Adam divides by the gradient's size: where it is rounding noise, so would the update be.
+    toy_optimizer = toy_optimizer.copy_and_resolve_references()
+    toy_optimizer.update(eps=1e-2, learning_rate=1e-3)
+    found = []
+    for devices in (1, 8):
+        mesh = make_mesh(devices=jax.devices()[:devices])
+        optimizer = make_optimizer(toy_optimizer)
+        program = build(task, optimizer, mesh, seed=0, ema_decay=0.9, min_shard_size=64)
+        state, frozen = program.init(), jax.device_put(task.frozen, program.frozen)
+        losses = []
+        for _ in range(2):
+            state, metrics = program.step(state, frozen, put_batch(mesh, batch))
+            losses.append(float(metrics["loss"]))
+        found.append((losses, jax.device_get(state.params)))
+    sharded = [p for p in jax.tree.leaves(state.params) if not p.sharding.is_fully_replicated]
+    assert len(sharded) > 20
+    for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)

@@ -9,13 +9,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from toy import ToyBatches, ToyTask, toy_config
 
 from ldm_scaling.checkpoint.state import Checkpoints
 from ldm_scaling.records import read_records
 from ldm_scaling.sharding import make_mesh
 from ldm_scaling.train import loop
 from ldm_scaling.train.report import BadStepsError
+from tests.train.toy import ToyBatches, ToyTask, toy_config
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -167,3 +167,9 @@ def test_killed_and_resumed_is_bitwise_undisturbed(undisturbed, tmp_path, second
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert_bitwise(run(tmp_path), undisturbed[1])
+
+
+@pytest.mark.slow
+def test_profiles_on_request(tmp_path):
+    run(tmp_path, profile_every=6, num_steps=14)
+    assert list(tmp_path.rglob("*.xplane.pb"))
