@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 # block_out_channels, layers_per_block, latent_channels, norm_groups, image size, batch size
 SIZES = {
-    "micro": ((32, 64, 96), 1, 8, 8, 32, 32),
+    "micro": ((16, 32, 64, 64), 1, 16, 8, 64, 16),
     "sd": ((128, 256, 512, 512), 2, 4, 32, 256, 96),
 }
 
@@ -26,7 +26,7 @@ def get_config(size: str = "micro") -> ConfigDict:
         "latent_channels": latent_channels,
         "norm_groups": groups,
     }
-    config.loss = {"kl": 1e-5, "gradient": 1.0, "coarse": 0.5}
+    config.loss = {"kl": 1e-3 if size == "micro" else 1e-6, "gradient": 1.0, "coarse": 0.5}
     config.data = {
         "name": "noto_emoji",
         "train_split": "train",
@@ -38,9 +38,9 @@ def get_config(size: str = "micro") -> ConfigDict:
 
     config.batch_size = batch_size
     config.accumulate = 1
-    config.num_steps = 10_000
+    config.num_steps = 5000 if size == "micro" else 300_000
     config.optimizer = {
-        "learning_rate": 1e-3 if size == "micro" else 1e-4,
+        "learning_rate": 1.5e-3 if size == "micro" else 1e-4,
         "warmup_steps": 200,
         "decay": "cosine",
         "b1": 0.9,

@@ -18,9 +18,9 @@ def get_config(name: str = "micro-32") -> ConfigDict:
     config.family = "micro" if micro else "paper"
     config.width = int(name.removeprefix("micro-"))
     config.seed = 0
-    # Frozen parts. autoencoder: a folder in diffusers' layout. text_encoder: "minilm" (packaged,
-    # 384 features), or a folder with a BERT and its tokenizer.
-    config.autoencoder = ""
+    # Frozen parts. autoencoder: "micro" (packaged), or a folder in diffusers' layout.
+    # text_encoder: "minilm" (packaged, 384 features), or a folder with a BERT and its tokenizer.
+    config.autoencoder = "micro" if micro else ""
     config.text_encoder = "minilm" if micro else ""
     config.max_tokens = 24 if micro else 77
     config.model = {
@@ -41,7 +41,7 @@ def get_config(name: str = "micro-32") -> ConfigDict:
         "name": "noto_emoji" if micro else "",
         "train_split": "train",
         "validation_split": "test",  # "": none
-        "image_size": 32 if micro else 512,
+        "image_size": 64 if micro else 512,
         "workers": 0,
     }
     # Encode the whole source once instead of in every step: right where it fits in memory.

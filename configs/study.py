@@ -8,6 +8,8 @@ import difflib
 
 from ml_collections import ConfigDict
 
+from ldm_scaling.unet import MICRO_WIDTHS
+
 STUDIES = ("micro", "micro-full")
 
 
@@ -16,7 +18,7 @@ def get_config(study: str = "micro") -> ConfigDict:
         nearest = difflib.get_close_matches(study, STUDIES, n=1, cutoff=0.0)[0]
         raise ValueError(f"study {study!r}: the nearest is {nearest!r}, all are {STUDIES}")
     config = ConfigDict()
-    config.models = ("micro-16", "micro-24", "micro-32", "micro-48")
+    config.models = tuple(f"micro-{width}" for width in MICRO_WIDTHS)
     config.seeds = (0,)
     config.grids = {
         "ddim": {"steps": (2, 4, 8, 16), "guidance": (1.5, 3.0, 5.0)},

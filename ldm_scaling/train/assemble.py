@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ldm_scaling.checkpoint.diffusers import import_autoencoder, import_text_encoder
-from ldm_scaling.checkpoint.packaged import load_minilm
+from ldm_scaling.checkpoint.packaged import MODELS, load_minilm
 from ldm_scaling.data import Pipeline, Source, Transform, image_transform, open_source
 from ldm_scaling.diffusion import Schedule
 from ldm_scaling.encoders import AutoencoderConfig, BertConfig
@@ -67,7 +67,8 @@ def _autoencoder(config: ConfigDict, workdir: Path, mesh: Mesh) -> Assembly:
 
 
 def _pretrain(config: ConfigDict, workdir: Path, mesh: Mesh) -> Assembly:
-    vae = Path(_required(config, "autoencoder", "the folder of an AutoencoderKL"))
+    name = _required(config, "autoencoder", "'micro' (packaged), or a folder of an AutoencoderKL")
+    vae = MODELS / "vae" if name == "micro" else Path(name)
     autoencoder, autoencoder_params = import_autoencoder(vae)
     text = _text_encoder(config)
     encoders = FrozenEncoders(autoencoder, text.config, text.tokenizer, config.max_tokens)

@@ -1,7 +1,6 @@
 import math
 
 import pytest
-from synthetic_records import all_equal, larger_first, record, smaller_first, study_records
 
 from ldm_scaling.analysis.claims import paper_claims
 from ldm_scaling.analysis.cost import count, digits, reference_width, si
@@ -18,6 +17,13 @@ from ldm_scaling.analysis.frontier import trace
 from ldm_scaling.analysis.guidance_optimum import best_guidance, fair_points
 from ldm_scaling.analysis.stability import winner_stability
 from ldm_scaling.analysis.study import Study
+from tests.analysis.synthetic_records import (
+    all_equal,
+    larger_first,
+    record,
+    smaller_first,
+    study_records,
+)
 
 
 def study_of(*args, **kwargs):

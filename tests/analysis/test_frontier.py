@@ -2,13 +2,19 @@ import math
 
 import numpy as np
 import pytest
-from synthetic_records import all_equal, larger_first, record, smaller_first, study_records
 
 from ldm_scaling.analysis.claims import compare_pairs, paper_claims
 from ldm_scaling.analysis.frontier import segments, trace, win_probability
 from ldm_scaling.analysis.guidance_optimum import best_guidance
 from ldm_scaling.analysis.stability import winner_stability
 from ldm_scaling.analysis.study import Study
+from tests.analysis.synthetic_records import (
+    all_equal,
+    larger_first,
+    record,
+    smaller_first,
+    study_records,
+)
 
 
 def study_of(*args, **kwargs):

@@ -6,7 +6,6 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from PIL import Image
-from synthetic_records import CAPTIONS, larger_first, study_records
 
 from ldm_scaling.analysis import figures_models, report
 from ldm_scaling.analysis.cost import FamilyRow
@@ -16,6 +15,7 @@ from ldm_scaling.analysis.sample_grids import Strips
 from ldm_scaling.analysis.study import Study
 from ldm_scaling.analysis.style import NotEnoughDataError, spread, width_colours
 from ldm_scaling.records import Metric, Record
+from tests.analysis.synthetic_records import CAPTIONS, larger_first, study_records
 
 ROWS = tuple(
     FamilyRow(w, 1e6 * w, 1e6 * w, 1e9 * w, 1.01e9 * w, w / 96, w / 96, 20.0, 0.3, misprints)

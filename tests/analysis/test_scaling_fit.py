@@ -2,11 +2,11 @@ import math
 
 import numpy as np
 import pytest
-from synthetic_records import record, smaller_first, study_records
 
 from ldm_scaling.analysis.ranking import METRICS
 from ldm_scaling.analysis.scaling_fit import fit_power_law, training_compute, training_series
 from ldm_scaling.analysis.study import Study
+from tests.analysis.synthetic_records import record, smaller_first, study_records
 
 LOWER, HIGHER = METRICS["kd_lite0"], METRICS["alignment_lite0_minilm"]
 COMPUTE = np.geomspace(1e12, 1e15, 16)

@@ -2,11 +2,11 @@ import dataclasses
 import math
 
 import pytest
-from synthetic_records import record, smaller_first, study_records
 
 from ldm_scaling.analysis.ranking import metric_info
 from ldm_scaling.analysis.study import Study, standard_error
 from ldm_scaling.records import Metric
+from tests.analysis.synthetic_records import record, smaller_first, study_records
 
 
 def test_order_and_repetition_of_records_do_not_matter():

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_makers import diffusion as golden
 
 from ldm_scaling.diffusion import SAMPLERS, Schedule, pad, to_denoiser
 from ldm_scaling.diffusion.sampling import _walk
+from tests.golden_makers import diffusion as golden
 
 VARIANTS = {
     "ddim_eta_half": ("ddim", {"eta": 0.5}),

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from encoders.conftest import assert_close
 
 from ldm_scaling.encoders import Autoencoder, AutoencoderConfig, sample_posterior
+from tests.encoders.conftest import assert_close
 
 TINY = AutoencoderConfig(
     block_out_channels=(4, 8), layers_per_block=1, norm_groups=2, latent_channels=2

@@ -2,12 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from encoders.conftest import assert_close
 from safetensors.numpy import load_file
 
 from ldm_scaling.checkpoint import names
 from ldm_scaling.encoders import Bert, BertConfig, sentence_embedding
 from ldm_scaling.encoders.tokenizers import load_tokenizer
+from tests.encoders.conftest import assert_close
 
 
 @pytest.fixture(scope="module")

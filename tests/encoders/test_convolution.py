@@ -3,10 +3,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from encoders.conftest import assert_close
 
 from ldm_scaling.encoders.autoencoder import GroupNorm
 from ldm_scaling.encoders.convolution import convolve, lecun_normal, upsample_convolve
+from tests.encoders.conftest import assert_close
 
 
 def plain(x, kernel, stride=1, padding=((1, 1), (1, 1))):

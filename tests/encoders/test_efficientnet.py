@@ -2,12 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from encoders.conftest import assert_close
 
 from ldm_scaling.checkpoint import names
 from ldm_scaling.checkpoint.torch_pickle import load_torch_state
 from ldm_scaling.encoders import EfficientNetLite0
 from ldm_scaling.encoders.efficientnet import depthwise_convolve
+from tests.encoders.conftest import assert_close
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,10 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from conftest import AUTOENCODER, SCHEDULE, UNET, HashedText, tiny_params
 
 from ldm_scaling.evaluation import Model, ModelCard, TextEncoder, find_folder, sentence_embeddings
 from ldm_scaling.evaluation.files import cached_array, write_atomically
+from tests.evaluation.conftest import AUTOENCODER, SCHEDULE, UNET, HashedText, tiny_params
 
 
 def test_a_folder_becomes_what_was_exported(models):

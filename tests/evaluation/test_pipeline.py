@@ -9,8 +9,7 @@ from PIL import Image
 from ldm_scaling.evaluation import Model
 from ldm_scaling.evaluation.pictures import LABEL_HEIGHT, MARGIN, image_grid, save_grid
 from ldm_scaling.pipeline import TextToImage
-
-from .conftest import HashedText
+from tests.evaluation.conftest import HashedText
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import HashedText, ProjectedPixels
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -20,6 +19,7 @@ from ldm_scaling.evaluation import (
     sweep,
 )
 from ldm_scaling.records import Record, append_record, read_records
+from tests.evaluation.conftest import HashedText, ProjectedPixels
 
 GENERATORS = {}  # by weights: a study is run a dozen times here, its programs are compiled once
 

@@ -66,7 +66,7 @@ def test_validation_is_optional(autoencoder_config, tmp_path):
     ("changes", "message"),
     [
         ({"task": "pretain"}, "task='pretain': the nearest is 'pretrain'"),
-        ({"autoencoder": ""}, "autoencoder='': give the folder of an AutoencoderKL"),
+        ({"autoencoder": ""}, "autoencoder='': give 'micro'"),
         ({"task": "autoencoder", "data": {"name": ""}}, "data.name='': give a data set"),
     ],
 )

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from toy import ToyBatches, ToyTask, toy_config
 
 from ldm_scaling.sharding import make_mesh, put_batch
 from ldm_scaling.train.optimizer import learning_rate_schedule, make_optimizer
 from ldm_scaling.train.step import build, ema_decay_at, example_keys
+from tests.train.toy import ToyBatches, ToyTask, toy_config
 
 
 @functools.cache

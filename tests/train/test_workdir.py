@@ -1,9 +1,9 @@
 import json
 
 import pytest
-from toy import toy_config
 
 from ldm_scaling.train.workdir import ForeignWorkdirError, claim_workdir, flatten
+from tests.train.toy import toy_config
 
 
 @pytest.fixture
