@@ -100,9 +100,7 @@ def test_long_files_give_a_reason():
         text = path.read_text()
         if len(text.splitlines()) > 300:
             doc = ast.get_docstring(ast.parse(text)) or ""
-            assert "long because" in doc, (
-                f"{path}: over 300 lines; say 'long because ...'"
-            )
+            assert "long because" in doc, f"{path}: over 300 lines; say 'long because ...'"
 
 
 def test_launchers_are_thin():
