@@ -20,10 +20,11 @@ mkdir -p "$workdir"
 
 make_environment ""
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}" TF_CPP_MIN_LOG_LEVEL=3 HF_HUB_OFFLINE=1
+keep_memory_mapped
 
 say "1/3  Drawing images with the largest shipped micro model"
 if [ ! -e "$workdir/samples.png" ]; then
-  "$PYTHON" launch/sample.py --model=micro --output="$workdir/samples.png" \
+  "$PYTHON" launch/sample.py --model=micro-48 --output="$workdir/samples.png" \
     --prompt="red apple" --prompt="cat face" --prompt="flag: Japan" --prompt="woman firefighter" \
     --prompt="a blue apple" --prompt="green heart with a crown" --prompt="sleeping dog face" \
     --prompt="a red car under the moon"
