@@ -141,7 +141,7 @@ def test_online_and_cached_give_the_same_loss(cached, online, raw_batch, cached_
 
 def test_no_gradient_reaches_the_frozen_parts(online, raw_batch, params):
     keys = example_keys(0, jnp.arange(8), jnp.asarray(0))
-    batch = online.host_batch(raw_batch)
+    batch = jax.tree.map(jnp.asarray, online.host_batch(raw_batch))
 
     def loss(encoders):
         frozen = {**encoders, "unconditional": online.frozen["unconditional"]}
