@@ -14,6 +14,7 @@ from ldm_scaling.checkpoint.state import Checkpoints
 from ldm_scaling.records import read_records
 from ldm_scaling.sharding import make_mesh
 from ldm_scaling.train import loop
+from ldm_scaling.train.interrupt import Interrupt
 from ldm_scaling.train.report import BadStepsError
 from tests.train.toy import ToyBatches, ToyTask, toy_config
 
@@ -104,8 +105,15 @@ def test_resumed_on_other_devices(undisturbed, tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_signal_handlers_are_put_back(undisturbed):
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+@pytest.mark.parametrize("before", [signal.default_int_handler, signal.SIG_IGN])
+def test_signal_handlers_are_put_back(before):
+    outside = signal.signal(signal.SIGINT, before)
+    try:
+        with Interrupt():
+            assert signal.getsignal(signal.SIGINT) is not before
+        assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, outside)
 
 
 def test_too_many_bad_steps_stop_the_run_and_spare_the_checkpoint(tmp_path, programs):
