@@ -30,4 +30,4 @@ say "Lint"
 say "Types"
 "$PYTHON" -m mypy
 say "Tests"
-"$PYTHON" -m pytest "${selection[@]}" "$@"
+"$PYTHON" -m pytest --numprocesses=auto --maxprocesses=8 "${selection[@]}" "$@"
