@@ -61,7 +61,7 @@ def test_an_old_python_is_refused_with_advice(tmp_path):
 
 
 def test_scripts_explain_themselves():
-    for script in ("quickstart.sh", "test.sh"):
+    for script in ("quickstart.sh", "test.sh", "micro_family.sh"):
         done = run_script(script, "--help")
         assert done.returncode == 0
         assert f"bash launch/{script}" in done.stdout
