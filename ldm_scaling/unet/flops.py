@@ -16,14 +16,15 @@ from jax.extend import core
 from ldm_scaling.unet.config import UNetConfig
 from ldm_scaling.unet.unet import UNet
 
+_TOKENS = 77  # of CLIP's context, with which the paper's FLOPs are reproduced
+
 
 def parameter_count(config: UNetConfig) -> int:
     """Number of parameters of the UNet."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(_abstract_params(config)))
+    return _parameters_and_flops(config, _TOKENS, 1)[0]
 
 
-@functools.cache
-def forward_flops(config: UNetConfig, tokens: int = 77, batch: int = 1) -> int:
+def forward_flops(config: UNetConfig, tokens: int = _TOKENS, batch: int = 1) -> int:
     """FLOPs of one evaluation on `batch` latents of `config.sample_size`, 2 x multiply-adds.
 
     Args:
@@ -31,12 +32,10 @@ def forward_flops(config: UNetConfig, tokens: int = 77, batch: int = 1) -> int:
       tokens: length of the text context.
       batch: number of examples, guidance not counted.
     """
-    return count_flops(
-        UNet(config).apply, _abstract_params(config), *_inputs(config, batch, tokens)
-    )
+    return _parameters_and_flops(config, tokens, batch)[1]
 
 
-def normalized_cost(config: UNetConfig, reference: UNetConfig, tokens: int = 77) -> float:
+def normalized_cost(config: UNetConfig, reference: UNetConfig, tokens: int = _TOKENS) -> float:
     """FLOPs of one evaluation relative to those of `reference`, the cost axis of the paper.
 
     The paper's reference is `unet_config(REFERENCE_WIDTH)`; the micro family's own is
@@ -94,15 +93,14 @@ def _sub_jaxprs(params: dict[str, Any]) -> Iterator[core.Jaxpr]:
 
 
 @functools.cache
-def _abstract_params(config: UNetConfig) -> Any:
+def _parameters_and_flops(config: UNetConfig, tokens: int, batch: int) -> tuple[int, int]:
+    # Initialisation runs the network once (and multiplies no other matrices): one trace for both.
     init = functools.partial(UNet(config).init, jax.random.key(0))
-    return jax.eval_shape(init, *_inputs(config, batch=1, tokens=1))
-
-
-def _inputs(config: UNetConfig, batch: int, tokens: int) -> tuple[jax.ShapeDtypeStruct, ...]:
     size = config.sample_size
-    return (
+    jaxpr, params = jax.make_jaxpr(init, return_shape=True)(
         jax.ShapeDtypeStruct((batch, size, size, config.in_channels), jnp.float32),
         jax.ShapeDtypeStruct((batch,), jnp.float32),
         jax.ShapeDtypeStruct((batch, tokens, config.context_size), jnp.float32),
     )
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    return parameters, _jaxpr_flops(jaxpr.jaxpr)

@@ -22,6 +22,7 @@ SD2 = {
     **SD1,
     "attention_head_dim": (2, 4, 8, 4),
     "use_linear_projection": True,
+    "layers_per_block": 1,
     "cross_attention_dim": 20,
 }
 MICRO = {
@@ -36,7 +37,14 @@ MICRO = {
     "cross_attention_dim": 24,
     "norm_num_groups": 4,
 }
-WIDE_LATENTS = {**MICRO, "in_channels": 7, "out_channels": 3, "layers_per_block": 2}
+WIDE_LATENTS = {
+    **MICRO,
+    "in_channels": 7,
+    "out_channels": 3,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"),
+    "block_out_channels": (8, 16, 16),
+}
 GOLDENS = {
     # name: (diffusers' config, prediction type, parameters whose gradients are stored)
     "sd1": (SD1, "epsilon", ()),

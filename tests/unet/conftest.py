@@ -1,5 +1,6 @@
 """Goldens -> (config, parameters, inputs); and a network whose zero layers are not zero."""
 
+import functools
 import json
 
 import jax
@@ -9,6 +10,14 @@ import pytest
 
 from ldm_scaling.checkpoint.diffusers import import_unet
 from ldm_scaling.unet import UNet, UNetConfig
+
+QUICK = {"xla_backend_optimization_level": 0}  # compiles in a third of the time, runs on little
+
+
+@pytest.fixture(scope="session")
+def jit():
+    """`jax.jit` for networks that run once."""
+    return functools.partial(jax.jit, compiler_options=QUICK)
 
 
 @pytest.fixture(scope="session")

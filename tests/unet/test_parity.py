@@ -16,21 +16,21 @@ def assert_close(actual, expected, tolerance=1e-4):
 
 
 @pytest.mark.parametrize("name", ["sd1", "sd2", "v_prediction"])
-def test_output(load_golden, name):
+def test_output(load_golden, jit, name):
     config, params, golden = load_golden(name)
     inputs = (golden["x"], golden["t"], golden["context"])
-    output = jax.jit(UNet(config).apply)({"params": params}, *map(jnp.asarray, inputs))
+    output = jit(UNet(config).apply)({"params": params}, *map(jnp.asarray, inputs))
     assert output.dtype == jnp.float32
     assert_close(output, golden["output"])
 
 
-def test_output_and_gradients(load_golden):
+def test_output_and_gradients(load_golden, jit):
     config, params, golden = load_golden("micro")
     x, t, context, cotangent = (
         jnp.asarray(golden[name]) for name in ("x", "t", "context", "cotangent")
     )
 
-    @jax.jit
+    @jit
     def backward(params):
         output, pull = jax.vjp(lambda p: UNet(config).apply({"params": p}, x, t, context), params)
         return output, pull(cotangent)[0]
