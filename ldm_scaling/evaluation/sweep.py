@@ -146,21 +146,19 @@ class _Bench:
     def records_of_real_images(self, card: ModelCard) -> list[Record]:
         """What real images score, and what the alignment score is worth: once a study."""
         _, evaluator = self._prepare(card)
-        protocol = self._protocol.describe()
+        common: dict[str, Any] = {
+            "seed": 0,
+            "protocol": self._protocol.describe(),
+            "provenance": provenance({}),
+        }
+        point = {"split": "test", "image_size": evaluator.image_size}
         metrics, count = evaluator.score_real("test")
         calibration = dataclasses.asdict(evaluator.calibration)
         held_out = calibration.pop("count")
         worth = {name: Metric(value) for name, value in calibration.items()}
         return [
-            Record("real_images", {"split": "test"}, 0, count, metrics, protocol=protocol),
-            Record(
-                "alignment_calibration",
-                {"split": "test", "metric": "alignment_lite0_minilm"},
-                0,
-                held_out,
-                worth,
-                protocol=protocol,
-            ),
+            Record("real_images", point, num_samples=count, metrics=metrics, **common),
+            Record("alignment_calibration", point, num_samples=held_out, metrics=worth, **common),
         ]
 
     def _prepare(self, card: ModelCard) -> tuple[Generator, Evaluator]:
