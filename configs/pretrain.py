@@ -50,9 +50,9 @@ def get_config(name: str = "micro-32") -> ConfigDict:
 
     config.batch_size = 64 if micro else 2048
     config.accumulate = 1
-    config.num_steps = 20_000 if micro else 500_000
+    config.num_steps = 9000 if micro else 500_000
     config.optimizer = {
-        "learning_rate": 5e-4 if micro else 1e-4,
+        "learning_rate": 1e-3 if micro else 1e-4,
         "warmup_steps": 500 if micro else 10_000,
         "decay": "cosine" if micro else "constant",
         "b1": 0.9,
@@ -72,7 +72,7 @@ def get_config(name: str = "micro-32") -> ConfigDict:
     config.checkpoint_every = 500 if micro else 5000
     config.keep_checkpoints = 2
     config.export_every = 0
-    config.export_steps = ()
+    config.export_steps = (500, 1000, 2000, 4000) if micro else ()
     config.profile_every = 0
     return config
 
