@@ -30,7 +30,9 @@ def read_weights(folder: str | os.PathLike[str], stem: str) -> dict[str, np.ndar
         if (home / f"{name}.index.json").exists():
             return _read_shards(home, f"{name}.index.json")
     others = [p.name for p in home.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt")]
-    hint = f"; {others[0]} may hide code and is not read, convert it to safetensors" * bool(others)
+    hint = (
+        f"; {others[0]} may hide code and is not read, convert it to safetensors" if others else ""
+    )
     raise FileNotFoundError(f"{home}: no {' or '.join(wanted)}{hint}")
 
 
