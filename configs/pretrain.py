@@ -48,9 +48,9 @@ def get_config(name: str = "micro-32") -> ConfigDict:
     config.cache = micro
     config.cache_dir = ""  # default: in the workdir; give one for several runs to share it
 
-    config.batch_size = 64 if micro else 2048
+    config.batch_size = 32 if micro else 2048
     config.accumulate = 1
-    config.num_steps = 9000 if micro else 500_000
+    config.num_steps = 10_000 if micro else 500_000
     config.optimizer = {
         "learning_rate": 1e-3 if micro else 1e-4,
         "warmup_steps": 500 if micro else 10_000,

@@ -4,7 +4,8 @@
 scores of a piece of the queries at a time and recomputes them in the backward pass, so neither
 pass holds the whole matrix; on a CPU a piece is also a single head of a single example, because
 XLA's CPU backend runs batched products of small heads slowly. *Measured* on two EPYC cores, one
-evaluation of the c = 64 network on two 64x64 latents: `xla` 7.5 s, `chunked` 1.7 s.
+evaluation of the c = 64 network on two 64x64 latents: 11.1 s with `jax.nn.dot_product_attention`,
+7.5 s with `xla`, 1.7 s with `chunked`.
 """
 
 import functools
