@@ -1,8 +1,8 @@
 """Training of a KL autoencoder: `configs/autoencoder.py:micro` or `:sd`."""
 
-import difflib
-
 from ml_collections import ConfigDict
+
+from ldm_scaling.naming import check_name
 
 # block_out_channels, layers_per_block, latent_channels, norm_groups, image size, batch size
 SIZES = {
@@ -12,10 +12,8 @@ SIZES = {
 
 
 def get_config(size: str = "micro") -> ConfigDict:
-    if size not in SIZES:
-        nearest = difflib.get_close_matches(size, SIZES, n=1, cutoff=0.0)[0]
-        raise ValueError(f"autoencoder size {size!r}: the nearest is {nearest!r}, all: {[*SIZES]}")
-    channels, layers, latent_channels, groups, image_size, batch_size = SIZES[size]
+    sizes = SIZES[check_name("autoencoder", size, SIZES)]
+    channels, layers, latent_channels, groups, image_size, batch_size = sizes
     config = ConfigDict()
     config.task = "autoencoder"
     config.family = size

@@ -11,7 +11,7 @@ NAMES = (*(str(width) for width in WIDTHS), *(f"micro-{width}" for width in MICR
 
 def get_config(name: str = "micro-32") -> ConfigDict:
     if name not in NAMES:
-        raise ValueError(f"width {name!r}: the nearest is {_nearest(name)!r}, all: {NAMES}")
+        raise ValueError(f"width={name!r}: did you mean {_nearest(name)!r}? Valid are {NAMES}")
     micro = name.startswith("micro-")
     config = ConfigDict()
     config.task = "pretrain"

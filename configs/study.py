@@ -1,25 +1,29 @@
 """A scaling study: `configs/study.py:micro` (minutes on two cores) or `:micro-full` (hours).
 
+`:micro-training` measures the exports along the training of `launch/micro_family.sh`, all sampled
+alike: quality against training compute.
+
 A study is a grid of points for each sampler, over all models and seeds, and the protocol by which
 every point is scored.
 """
 
-import difflib
-
 from ml_collections import ConfigDict
 
+from ldm_scaling.naming import check_name
 from ldm_scaling.unet import MICRO_WIDTHS
 
-STUDIES = ("micro", "micro-full")
+STUDIES = ("micro", "micro-full", "micro-training")
 
 
 def get_config(study: str = "micro") -> ConfigDict:
-    if study not in STUDIES:
-        nearest = difflib.get_close_matches(study, STUDIES, n=1, cutoff=0.0)[0]
-        raise ValueError(f"study {study!r}: the nearest is {nearest!r}, all are {STUDIES}")
+    check_name("study", study, STUDIES)
     config = ConfigDict()
     config.models = tuple(f"micro-{width}" for width in MICRO_WIDTHS)
     config.seeds = (0,)
+    config.about = "Noto emoji, 64x64 pixels"  # for the report
+    # Records to analyse together with this study's: files, or names of packaged ones. These are
+    # the losses and scores along the training of the packaged family.
+    config.beside = ("micro-training",)
     config.grids = {
         "ddim": {"steps": (2, 4, 8, 16), "guidance": (1.5, 3.0, 5.0)},
         "ddpm": {"steps": (4, 8, 16), "guidance": (3.0,)},
@@ -51,4 +55,8 @@ def get_config(study: str = "micro") -> ConfigDict:
         }
         config.protocol.num_samples = 256
         config.batch_size = 128
+    if study == "micro-training":
+        config.models = ("runs/micro/micro-*/export/step_*",)
+        config.beside = ()
+        config.grids = {"ddim": {"steps": (16,), "guidance": (3.0,)}}
     return config

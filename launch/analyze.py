@@ -29,6 +29,7 @@ def main(argv: list[str]) -> None:
     from ldm_scaling.analysis.figures import draw_figure, write_drawing
     from ldm_scaling.analysis.report import write_report
     from ldm_scaling.analysis.study import Study
+    from ldm_scaling.launching import explained
     from ldm_scaling.records import read_records
 
     paths = sorted({path for pattern in _RECORDS.value for path in glob.glob(pattern) or [pattern]})
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("--records: at least one file is needed")
     samples = Path(_SAMPLES.value) if _SAMPLES.value else None
     choice: dict[str, Any] = {"metric": _METRIC.value, "axis": _AXIS.value, "family": _FAMILY.value}
-    try:
+    with explained("analyze"):
         records = read_records(paths)
         logging.info("%d records from %s", len(records), ", ".join(paths))
         if _FIGURE.value:
@@ -47,8 +48,6 @@ def main(argv: list[str]) -> None:
             written = [
                 write_report(records, _OUTPUT.value, samples_dir=samples, context=context, **choice)
             ]
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"analyze: {error}") from error
     for path in written:
         print(path)
 

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Makes the models that the package ships: the autoencoder, then every width of the micro family.
+# Makes the models that the package ships: the autoencoder, then every width of the micro family,
+# and the records of their training.
 # Hours on two cores. Stop it at any point and start it again: each run goes on where it was.
 #
 #   bash launch/micro_family.sh [WORKDIR]      default runs/micro
 set -euo pipefail
 
 if [ "${1:-}" = "--help" ] || [ "${1:-}" = "-h" ]; then
-  sed -n '2,5s/^# \{0,1\}//p' "$0"
+  sed -n '2,6s/^# \{0,1\}//p' "$0"
   exit
 fi
 
@@ -31,3 +32,10 @@ for width in 8 16 32 48; do
     --workdir="$workdir/micro-$width" --config.cache_dir="$workdir/cache"
   "$PYTHON" launch/pack_model.py --source="$workdir/micro-$width/export/final" --name="micro-$width"
 done
+
+say "Quality along the training"
+"$PYTHON" launch/study.py --config=configs/study.py:micro-training --workdir="$workdir/study" \
+  --config.models="('$workdir/micro-*/export/step_*',)"
+mkdir -p ldm_scaling/assets/records
+cat "$workdir"/micro-*/training.jsonl "$workdir"/study/records.jsonl \
+  >ldm_scaling/assets/records/micro-training.jsonl

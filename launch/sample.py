@@ -24,9 +24,10 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {argv[1:]}")
     from ldm_scaling.evaluation.pictures import save_grid
+    from ldm_scaling.launching import explained
     from ldm_scaling.pipeline import TextToImage
 
-    try:
+    with explained("sample"):
         draw = TextToImage.from_pretrained(MODEL.value)
         images = draw(
             [prompt for prompt in PROMPT.value for _ in range(COUNT.value)],
@@ -36,8 +37,6 @@ def main(argv):
             seed=SEED.value,
             progress=True,
         )
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"sample: {error}") from error
     save_grid(Path(OUTPUT.value), images, columns=COUNT.value, labels=PROMPT.value)
     print(f"{len(images)} images of {len(PROMPT.value)} prompts: {OUTPUT.value}")
 

@@ -21,17 +21,22 @@ def main(argv):
         raise app.UsageError(f"unknown arguments: {argv[1:]}")
     from ldm_scaling.analysis.report import write_report
     from ldm_scaling.evaluation import run
-    from ldm_scaling.train.workdir import claim_workdir
+    from ldm_scaling.launching import explained
+    from ldm_scaling.records import find_records, read_records
+    from ldm_scaling.train.workdir import STUDY_RESUMABLE, claim_workdir
 
-    workdir = Path(WORKDIR.value)
-    claim_workdir(workdir, CONFIG.value)
-    records = run(CONFIG.value, workdir)
-    report = write_report(
-        records,
-        workdir / "report",
-        samples_dir=workdir / "samples",
-        context={"commands": [shlex.join(["python", *sys.argv])]},
-    )
+    workdir, config = Path(WORKDIR.value), CONFIG.value
+    context = {"dataset": config.about, "commands": [shlex.join(["python", *sys.argv])]}
+    with explained("study"):
+        beside = read_records([find_records(name) for name in config.beside])
+        claim_workdir(workdir, config, results="records*.jsonl", resumable=STUDY_RESUMABLE)
+        records = run(config, workdir)
+        report = write_report(
+            [*beside, *records],
+            workdir / "report",
+            samples_dir=workdir / "samples",
+            context=context,
+        )
     print(f"Report: {report}")
 
 

@@ -23,14 +23,16 @@ def main(argv):
     if LIST.value == (INDEX.value is not None):
         raise app.UsageError("give either --list or --index=I")
     from ldm_scaling.evaluation import listing, run
-    from ldm_scaling.train.workdir import claim_workdir
+    from ldm_scaling.launching import explained
+    from ldm_scaling.train.workdir import STUDY_RESUMABLE, claim_workdir
 
-    workdir = Path(WORKDIR.value)
-    if LIST.value:
-        print("\n".join(listing(CONFIG.value, workdir)))
-        return
-    claim_workdir(workdir, CONFIG.value)
-    run(CONFIG.value, workdir, INDEX.value)
+    workdir, config = Path(WORKDIR.value), CONFIG.value
+    with explained("sweep"):
+        if LIST.value:
+            print("\n".join(listing(config, workdir)))
+            return
+        claim_workdir(workdir, config, results="records*.jsonl", resumable=STUDY_RESUMABLE)
+        run(config, workdir, INDEX.value)
 
 
 if __name__ == "__main__":

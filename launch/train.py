@@ -14,9 +14,11 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; resumed if it
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {argv[1:]}")
+    from ldm_scaling.launching import explained
     from ldm_scaling.train import train
 
-    train(CONFIG.value, WORKDIR.value)
+    with explained("train"):
+        train(CONFIG.value, WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -129,6 +129,18 @@ def read_records(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]
     return sorted(found.values(), key=_canonical_place)
 
 
+def find_records(name_or_file: str | os.PathLike[str]) -> Path:
+    """A file of records, or the packaged one of a name; FileNotFoundError names what there is."""
+    home = Path(__file__).parent / "assets" / "records"
+    for path in (Path(name_or_file), home / f"{name_or_file}.jsonl"):
+        if path.is_file():
+            return path
+    packaged = sorted(path.stem for path in home.glob("*.jsonl"))
+    raise FileNotFoundError(
+        f"records={str(name_or_file)!r}: neither a file nor a packaged name; those are {packaged}"
+    )
+
+
 def _canonical_place(record: Record) -> tuple[str, str, int, str]:
     return record.kind, json.dumps(record.point, sort_keys=True), record.seed, record.hash
 

@@ -7,12 +7,11 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "ldm_scaling"
 
 # A room may import the rooms named beside it, itself, and nothing else of the package.
-GROUND = {"types", "records"}
+GROUND = {"types", "records", "naming", "launching"}
 MODELS = {"unet", "encoders"}
 CORE = MODELS | {"diffusion", "sharding", "data", "metrics"}  # blind to each other
 MAY_IMPORT = {
-    "types": set(),
-    "records": set(),
+    **{room: set() for room in GROUND},
     **{room: GROUND for room in CORE},
     "checkpoint": GROUND | MODELS,
     "tasks": GROUND | CORE | {"checkpoint"},

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from ldm_scaling.records import Metric, Record, append_record, read_records
+from ldm_scaling.records import Metric, Record, append_record, find_records, read_records
 
 
 def record(**changes) -> Record:
@@ -76,3 +76,13 @@ def test_missing_file_is_an_error(tmp_path):
 def test_lines_that_are_no_records(line):
     with pytest.raises(ValueError, match=r"."):
         Record.from_json(line)
+
+
+def test_records_are_found_by_file_or_packaged_name(tmp_path):
+    path = tmp_path / "own.jsonl"
+    append_record(path, record())
+    assert find_records(path) == path
+    packaged = read_records(find_records("micro-training"))
+    assert {r.kind for r in packaged} >= {"training", "samples"}
+    with pytest.raises(FileNotFoundError, match=r"'nowhere'.*\['micro-training'\]"):
+        find_records("nowhere")

@@ -4,7 +4,6 @@ A figure whose data are missing is left out and its reason given: nothing is dra
 """
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from ldm_scaling.analysis import figures_cost, figures_models, sample_grids
 from ldm_scaling.analysis.sample_grids import Strips
 from ldm_scaling.analysis.study import Study
 from ldm_scaling.analysis.style import Drawing, NotEnoughDataError, render_drawing
+from ldm_scaling.naming import check_name
 
 FIGURES: Mapping[str, Callable[[Study, Strips], Drawing]] = {
     "frontier": lambda study, strips: figures_cost.figure_frontier(study),
@@ -41,10 +41,7 @@ def draw_figure(study: Study, name: str, samples_dir: Path | None = None) -> Dra
       ValueError: an unknown name; the nearest is given.
       NotEnoughDataError: the records lack what it shows.
     """
-    if name not in FIGURES:
-        near = difflib.get_close_matches(name, FIGURES, n=1, cutoff=0.0)[0]
-        raise ValueError(f"figure={name!r}: did you mean {near!r}? All are {', '.join(FIGURES)}")
-    return FIGURES[name](study, Strips(samples_dir))
+    return FIGURES[check_name("figure", name, FIGURES)](study, Strips(samples_dir))
 
 
 def draw_all(study: Study, samples_dir: Path | None = None) -> Figures:

@@ -1,8 +1,9 @@
 """The metrics that may rank, how they are printed, and which way is better."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
+
+from ldm_scaling.naming import check_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +40,4 @@ METRICS: Mapping[str, MetricInfo] = {
 
 def metric_info(name: str) -> MetricInfo:
     """Label and direction of a metric; ValueError with the nearest name for an unknown one."""
-    if name not in METRICS:
-        near = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"metric={name!r}: unknown direction; did you mean {near!r}? "
-            f"Known: {', '.join(METRICS)}"
-        )
-    return METRICS[name]
+    return METRICS[check_name("metric", name, METRICS)]

@@ -54,7 +54,10 @@ def write_weights(
     if "://" in os.fspath(home):
         temporary.write_bytes(safetensors.numpy.save(cast, metadata))
     else:
+        temporary.touch()
+        mode = os.stat(temporary).st_mode  # as this process' umask has it; safetensors gives 0600
         safetensors.numpy.save_file(cast, os.fspath(temporary), metadata)
+        os.chmod(temporary, mode)
     temporary.replace(home / f"{stem}.safetensors")
 
 

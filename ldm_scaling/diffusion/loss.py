@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ldm_scaling.diffusion.names import check_name
 from ldm_scaling.diffusion.parameterization import (
     check_prediction_type,
     error_gain,
@@ -18,6 +17,7 @@ from ldm_scaling.diffusion.parameterization import (
 )
 from ldm_scaling.diffusion.randomness import derive, normal
 from ldm_scaling.diffusion.schedule import NUM_TIMESTEPS, Schedule
+from ldm_scaling.naming import check_name
 from ldm_scaling.types import Context, Keys, Latents, ModelFn
 
 WEIGHTINGS = ("uniform", "min_snr", "truncated_snr")

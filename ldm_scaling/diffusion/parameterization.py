@@ -8,8 +8,8 @@ The strings are diffusers'. All arithmetic is float32, also where the network gi
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ldm_scaling.diffusion.names import check_name
 from ldm_scaling.diffusion.schedule import Schedule
+from ldm_scaling.naming import check_name
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ldm_scaling.diffusion.names import check_name
+from ldm_scaling.naming import check_name
 
 NUM_TIMESTEPS = 1000
 SCHEDULES = ("scaled_linear", "linear", "cosine", "zero_terminal_snr")

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ldm_scaling.diffusion.names import check_name
 from ldm_scaling.diffusion.schedule import NUM_TIMESTEPS, Schedule
+from ldm_scaling.naming import check_name
 
 SPACINGS = ("leading", "trailing", "linspace")
 FINAL_SIGMAS = ("zero", "sigma_min")

@@ -2,8 +2,9 @@
 
 import dataclasses
 import difflib
+import glob
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ldm_scaling.checkpoint.pipeline_folder import read_model_index, read_schedu
 from ldm_scaling.checkpoint.weights_file import read_json
 from ldm_scaling.diffusion import Schedule
 from ldm_scaling.encoders import AutoencoderConfig
-from ldm_scaling.evaluation.text import MAX_TOKENS, TextEncoder
+from ldm_scaling.evaluation.text import MAX_TOKENS, MICRO_MAX_TOKENS, TextEncoder
 from ldm_scaling.types import Params
 from ldm_scaling.unet import UNetConfig
 
@@ -27,6 +28,7 @@ class ModelCard:
       family, width, training_steps: its place in a study; of a model that we did not train
         "custom", the channels of its finest level, and 0.
       training_flops: spent on its UNet; None where it is not known.
+      max_tokens: length of its contexts; None where it does not say.
       scheduler: its scheduler config.
       weights_hash: twelve hex digits over all files that decide its images.
     """
@@ -36,6 +38,7 @@ class ModelCard:
     width: int
     training_steps: int
     training_flops: float | None
+    max_tokens: int | None
     scheduler: Mapping[str, Any]
     weights_hash: str
 
@@ -52,6 +55,7 @@ class ModelCard:
             width=int(facts.get("width", channels[0])),
             training_steps=int(facts.get("step", 0)),
             training_flops=facts.get("training_flops"),
+            max_tokens=facts.get("max_tokens"),
             scheduler=read_scheduler(folder),
             weights_hash=_hash_files(folder),
         )
@@ -101,7 +105,7 @@ class Model:
             autoencoder=autoencoder,
             params={"unet": unet_params, "autoencoder": autoencoder_params},
             schedule=Schedule.from_config(card.scheduler),
-            text_encoder=_text_encoder(card.folder, minilm),
+            text_encoder=_text_encoder(card, minilm),
         )
 
 
@@ -124,6 +128,23 @@ def find_folder(name_or_folder: str | Path) -> Path:
     )
 
 
+def expand_names(names: Iterable[str]) -> list[str]:
+    """Names and folders of models, with patterns such as "runs/*/export/final" filled in.
+
+    Raises FileNotFoundError for a pattern that no model's folder matches.
+    """
+    found: list[str] = []
+    for name in names:
+        if "*" not in name:
+            found.append(name)
+            continue
+        matches = [path for path in glob.glob(name) if Path(path, "model_index.json").is_file()]
+        if not matches:
+            raise FileNotFoundError(f"models: no folder with model_index.json matches {name!r}")
+        found += sorted(matches)
+    return found
+
+
 def vae_folder(folder: Path) -> Path:
     """Where a model's autoencoder lies: in its folder, or beside it where a family shares one."""
     own = folder / "vae"
@@ -140,11 +161,15 @@ def _hash_files(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def _text_encoder(folder: Path, minilm: TextEncoder | None) -> TextEncoder:
+def _text_encoder(card: ModelCard, minilm: TextEncoder | None) -> TextEncoder:
+    folder = card.folder
     library, name = read_model_index(folder)["text_encoder"]
     if library == "ldm_scaling":
         if name != "minilm":
             raise ValueError(f"{folder}/model_index.json: text_encoder={name!r}; expected 'minilm'")
-        return minilm or TextEncoder.packaged()
+        max_tokens = card.max_tokens or MICRO_MAX_TOKENS
+        if minilm and minilm.max_tokens == max_tokens:
+            return minilm
+        return TextEncoder.packaged(max_tokens)
     config, params = import_text_encoder(folder / "text_encoder")
-    return TextEncoder(config, params, folder / "tokenizer", MAX_TOKENS)
+    return TextEncoder(config, params, folder / "tokenizer", card.max_tokens or MAX_TOKENS)

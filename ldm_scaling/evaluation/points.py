@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ldm_scaling.diffusion import SamplerTable, Schedule, check_guidance_rate, sampler_table
-from ldm_scaling.evaluation.model import ModelCard
+from ldm_scaling.evaluation.model import ModelCard, expand_names
 from ldm_scaling.evaluation.protocol import Protocol
 from ldm_scaling.records import Record
 from ldm_scaling.unet import MICRO_REFERENCE_WIDTH, REFERENCE_WIDTH, unet_config
@@ -100,13 +100,15 @@ def study_points(config: ConfigDict) -> list[Point]:
     """All points of a study in the order they are measured: model by model, seeds last.
 
     Args:
-      config: `models`, names or folders; `grids`, sampler -> `steps`, `guidance` and optionally
-        `spacing` (default: the one of the model's scheduler config) and `eta`; `seeds`.
+      config: `models`, names, folders or patterns of folders; `grids`, sampler -> `steps`,
+        `guidance` and optionally `spacing` (default: the one of the model's scheduler config) and
+        `eta`; `seeds`.
 
     Raises:
       ValueError: an unknown sampler (names the nearest) or spacing, steps outside 1..1000, a
         guidance rate that is not finite, no point at all, one that is listed twice.
-      FileNotFoundError: a model that is not there (names the nearest).
+      FileNotFoundError: a model that is not there (names the nearest), or a
+        pattern that matches none.
     """
     found = [
         Point(
@@ -118,7 +120,7 @@ def study_points(config: ConfigDict) -> list[Point]:
             guidance=float(guidance),
             seed=seed,
         )
-        for card in map(ModelCard.read, config.models)
+        for card in map(ModelCard.read, expand_names(config.models))
         for sampler, grid in config.grids.items()
         for steps in grid.steps
         for guidance in grid.guidance

@@ -25,6 +25,9 @@ class TextEncoder:
     """Captions to contexts, with a frozen BERT.
 
     A context is zero at padding, so its length carries no information.
+
+    Attributes:
+      max_tokens: length of a context; longer captions are cut.
     """
 
     def __init__(
@@ -38,7 +41,7 @@ class TextEncoder:
         """Takes weights and the folder of their tokenizer; see `packaged`."""
         self._tokenize = load_tokenizer(tokenizer)
         self._params, self._batch_size = params, batch_size
-        self._max_tokens = max_tokens
+        self.max_tokens = max_tokens
         module = Bert(config)
         self._encode = jax.jit(lambda p, ids, mask: module.apply({"params": p}, ids, mask))
 
@@ -53,14 +56,14 @@ class TextEncoder:
         for start in range(0, len(captions), self._batch_size):
             part = list(captions[start : start + self._batch_size])
             padded = part + [""] * (self._batch_size - len(part))  # one shape, one compilation
-            ids, mask = self._tokenize(padded, self._max_tokens)
+            ids, mask = self._tokenize(padded, self.max_tokens)
             hidden = np.asarray(self._encode(self._params, ids, mask))
             found.append((hidden * mask[..., None])[: len(part)])
         return np.concatenate(found)
 
     def cached(self, captions: Sequence[str], folder: Path) -> Float[np.ndarray, "N L D"]:
         """Contexts kept in `folder`, under a name that weights, settings and captions decide."""
-        settings = json.dumps([weights_hash(self._params), self._max_tokens, list(captions)])
+        settings = json.dumps([weights_hash(self._params), self.max_tokens, list(captions)])
         name = hashlib.sha256(settings.encode()).hexdigest()[:16]
         return cached_array(folder / f"context-{name}.npy", lambda: self(captions))
 

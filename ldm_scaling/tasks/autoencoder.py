@@ -56,6 +56,7 @@ class AutoencoderTask:
             "family": family,
             "width": config.block_out_channels[0],
         }
+        self.facts: Mapping[str, Any] = {}
         self._loss = loss
         self._sample_images = sample_images
         self._module = Autoencoder(config)

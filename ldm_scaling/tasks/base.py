@@ -17,11 +17,13 @@ class Task(Protocol):
       frozen: dict of frozen parameter trees; the step gets them as an argument, sharded like the
         trained ones, so that they are never constants of the compiled program.
       point: where its training lies in a study: family, width, task (JSON scalars).
+      facts: what else an export's training.json says (JSON scalars).
       forward_flops: 2 x multiply-adds of one example's forward pass through the trained network.
     """
 
     frozen: Params
     point: Mapping[str, Any]
+    facts: Mapping[str, Any]
     forward_flops: float
 
     def init(self, key: jax.Array) -> Params:

@@ -85,6 +85,7 @@ class PretrainTask:
             "family": family,
             "width": config.block_out_channels[0],
         }
+        self.facts: Mapping[str, Any] = {"max_tokens": unconditional.shape[0]}
         self.forward_flops = float(forward_flops(config, unconditional.shape[0]))
         self._autoencoder, self._encoders = autoencoder, encoders
         self._weighting, self._gamma = weighting, gamma

@@ -1,9 +1,8 @@
 """From a config to the task and the batches of a run: the only place that knows all tasks."""
 
 import dataclasses
-import difflib
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import jax
 import numpy as np
@@ -16,6 +15,7 @@ from ldm_scaling.data import Pipeline, Source, Transform, image_transform, open_
 from ldm_scaling.diffusion import Schedule
 from ldm_scaling.encoders import AutoencoderConfig, BertConfig
 from ldm_scaling.encoders.tokenizers import Tokenizer, load_tokenizer
+from ldm_scaling.naming import check_name
 from ldm_scaling.tasks import (
     AutoencoderLoss,
     AutoencoderTask,
@@ -43,9 +43,7 @@ def assemble(config: ConfigDict, workdir: Path, mesh: Mesh) -> Assembly:
       ValueError: for an unknown task or model field; names the nearest.
     """
     builders = {"autoencoder": _autoencoder, "pretrain": _pretrain}
-    if config.task not in builders:
-        raise ValueError(f"task={config.task!r}: {_nearest(config.task, builders)}")
-    return builders[config.task](config, workdir, mesh)
+    return builders[check_name("task", config.task, builders)](config, workdir, mesh)
 
 
 def _autoencoder(config: ConfigDict, workdir: Path, mesh: Mesh) -> Assembly:
@@ -105,9 +103,7 @@ def _pretrain(config: ConfigDict, workdir: Path, mesh: Mesh) -> Assembly:
 
 def _unet(config: ConfigDict, autoencoder: AutoencoderConfig) -> UNetConfig:
     families = {"paper": unet_config, "micro": micro_config}
-    if config.family not in families:
-        raise ValueError(f"family={config.family!r}: {_nearest(config.family, families)}")
-    return families[config.family](
+    return families[check_name("family", config.family, families)](
         config.width,
         in_channels=autoencoder.latent_channels,
         out_channels=autoencoder.latent_channels,
@@ -166,12 +162,6 @@ def from_fields(cls: type[Config], fields: ConfigDict) -> Config:
     """`cls(**fields)` with lists as tuples; an unknown field is an error that names the nearest."""
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for name in fields:
-        if name not in names:
-            raise ValueError(f"{cls.__name__}.{name}: {_nearest(name, names)}")
+        check_name(f"field of {cls.__name__}", name, names)
     plain = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in fields.items()}
     return cls(**plain)
-
-
-def _nearest(name: str, names: Any) -> str:
-    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
-    return f"the nearest is {nearest!r}, all are {', '.join(names)}"

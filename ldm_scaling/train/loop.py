@@ -20,6 +20,7 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ldm_scaling.checkpoint.identity import weights_hash
 from ldm_scaling.checkpoint.state import Checkpoints
 from ldm_scaling.sharding import make_mesh, put_batch
 from ldm_scaling.tasks.base import Task
@@ -28,7 +29,7 @@ from ldm_scaling.train.optimizer import make_optimizer
 from ldm_scaling.train.report import Report, training_flops
 from ldm_scaling.train.state import TrainState
 from ldm_scaling.train.step import Program, build
-from ldm_scaling.train.workdir import claim_workdir
+from ldm_scaling.train.workdir import ForeignWorkdirError, claim_workdir
 from ldm_scaling.types import Batch, Params
 
 
@@ -51,7 +52,7 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> TrainState:
       workdir: gets config.json, checkpoints/, export/, training.jsonl and TensorBoard files.
 
     Raises:
-      ForeignWorkdirError: the folder holds a run of another config.
+      ForeignWorkdirError: the folder holds a run of another config, or with other frozen weights.
       BadStepsError: too many steps in a row had a NaN or Inf.
       SystemExit: after SIGINT or SIGTERM; the state is saved.
     """
@@ -93,7 +94,14 @@ def run(
         )
         # Go on from the newest whole checkpoint, else start from the seed.
         restored = checkpoints.restore_latest(program.state)
-        done, state = restored[:2] if restored else (0, program.init())
+        done, state, meta = restored or (0, program.init(), {})
+        frozen_hash = weights_hash(task.frozen)
+        if meta.get("frozen", frozen_hash) != frozen_hash:
+            raise ForeignWorkdirError(
+                f"workdir={workdir} was trained with other frozen weights ({meta['frozen']}) than "
+                f"those given now ({frozen_hash}): an autoencoder's or text encoder's folder has "
+                "changed; bring the old weights back, or give another workdir"
+            )
         frozen = jax.device_put(task.frozen, program.frozen)
         logging.info("Training from step %d to %d on %s", done, config.num_steps, mesh)
         report = stack.enter_context(Report(config, workdir, task, program.state.params, done))
@@ -117,12 +125,12 @@ def run(
                 _export(config, task, state, workdir / "export" / f"step_{done:06d}")
             if _due(done, config.checkpoint_every, config.num_steps):
                 report.flush()  # raises before anything is saved that nobody should go on from
-                checkpoints.save(done, state, {})
+                checkpoints.save(done, state, {"frozen": frozen_hash})
                 saved = done
 
         report.flush()
         if done > saved:
-            checkpoints.save(done, state, {})
+            checkpoints.save(done, state, {"frozen": frozen_hash})
     if done < config.num_steps:
         raise SystemExit(
             f"{interrupt.signal_name}: stopped after step {done} of {config.num_steps} and saved; "
@@ -174,6 +182,7 @@ def _export(config: ConfigDict, task: Task, state: TrainState, folder: Path) -> 
     examples = step * config.batch_size
     facts: dict[str, Any] = {
         **task.point,
+        **task.facts,
         "step": step,
         "examples": examples,
         "training_flops": training_flops(task, examples),

@@ -1,9 +1,9 @@
 """AdamW with warm-up, decay and clipping, built from `config.optimizer`."""
 
-import difflib
-
 import optax
 from ml_collections import ConfigDict
+
+from ldm_scaling.naming import check_name
 
 DECAYS = ("constant", "cosine")
 
@@ -18,11 +18,7 @@ def learning_rate_schedule(config: ConfigDict) -> optax.Schedule:
     Raises:
       ValueError: for an unknown decay, or one that ends before the warm-up does.
     """
-    if config.decay not in DECAYS:
-        nearest = difflib.get_close_matches(config.decay, DECAYS, n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"optimizer.decay={config.decay!r}: the nearest is {nearest!r}, all are {DECAYS}"
-        )
+    check_name("optimizer.decay", config.decay, DECAYS)
     peak, warmup = config.learning_rate, config.warmup_steps
     if config.decay == "constant":
         after = optax.constant_schedule(peak)

@@ -1,7 +1,8 @@
-"""A run's folder: it belongs to one config, and says so."""
+"""The folder of a run or a study: it belongs to one config, and says so."""
 
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -25,34 +26,50 @@ RESUMABLE = (
 
 
 class ForeignWorkdirError(ValueError):
-    """The folder holds a run with another config."""
+    """The folder holds results of another config."""
 
 
-def claim_workdir(workdir: Path, config: ConfigDict) -> None:
+STUDY_RESUMABLE = ("models", "seeds", "grids", "batch_size", "mesh", "beside", "about")
+"""Of a study: more points may be added to a folder, but all share one protocol."""
+
+
+def claim_workdir(
+    workdir: Path,
+    config: ConfigDict,
+    *,
+    results: str = "checkpoints",
+    resumable: Collection[str] = RESUMABLE,
+) -> None:
     """Writes the resolved config to `workdir/config.json`; refuses a folder of another config.
 
-    A folder without checkpoints holds no run yet: its config is replaced.
+    Args:
+      workdir: made if needed.
+      config: of the run or study.
+      results: a glob. A folder without any holds nothing yet: its config is replaced.
+      resumable: fields (or groups) that may differ.
 
     Raises:
-      ForeignWorkdirError: names every field that differs and is not `RESUMABLE`.
+      ForeignWorkdirError: names every field that differs and is not resumable.
     """
     path = workdir / "config.json"
     ours = flatten(config.to_dict())
-    if path.exists() and (workdir / "checkpoints").exists():
+    if path.exists() and any(workdir.glob(results)):
         theirs = flatten(json.loads(path.read_text(encoding="utf-8")))
         missing = object()
         different = [
             f"  {field}: {theirs.get(field, 'absent')!r} there, {ours.get(field, 'absent')!r} here"
             for field in sorted(theirs | ours)
-            if theirs.get(field, missing) != ours.get(field, missing) and not _resumable(field)
+            if theirs.get(field, missing) != ours.get(field, missing)
+            and not any(field == name or field.startswith(name + ".") for name in resumable)
         ]
         if different:
             raise ForeignWorkdirError(
-                f"workdir={workdir} holds a run with another config; give another workdir, or "
+                f"workdir={workdir} holds results of another config; give another workdir, or "
                 "these fields their old values:\n" + "\n".join(different)
             )
     workdir.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+    # One partial file a process: jobs of an array claim a study's folder side by side.
+    partial = path.with_suffix(f".{os.getpid()}.partial")
     partial.write_text(json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n", "utf-8")
     os.replace(partial, path)
 
@@ -66,7 +83,3 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
         for key, child in tree.items()
         for name, value in flatten(child, f"{prefix}.{key}" if prefix else key).items()
     }
-
-
-def _resumable(field: str) -> bool:
-    return any(field == name or field.startswith(name + ".") for name in RESUMABLE)

@@ -6,9 +6,9 @@ is the one that reproduces the parameter counts of all its rows.
 """
 
 import dataclasses
-import difflib
 from typing import Any
 
+from ldm_scaling.naming import check_name
 from ldm_scaling.unet.config import UNetConfig
 
 WIDTHS = (64, 96, 128, 160, 192, 224, 256, 288, 320, 512, 768)
@@ -104,7 +104,5 @@ def _check_width(name: str, width: int, widths: tuple[int, ...]) -> None:
 def _build(fields: dict[str, Any], overrides: dict[str, Any]) -> UNetConfig:
     names = [field.name for field in dataclasses.fields(UNetConfig)]
     for name in overrides:
-        if name not in names:
-            nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
-            raise ValueError(f"{name}={overrides[name]!r}: no such field; the nearest is {nearest}")
+        check_name("field", name, names)
     return UNetConfig(**{**fields, **overrides})

@@ -64,7 +64,7 @@ def tiny_params(seed=0):
 @pytest.fixture(scope="session")
 def tiny_model():
     return Model(
-        card=ModelCard(Path(), "micro", 8, 0, None, {}, ""),
+        card=ModelCard(Path(), "micro", 8, 0, None, None, {}, ""),
         unet=UNET,
         autoencoder=AUTOENCODER,
         params=tiny_params(),
@@ -77,7 +77,7 @@ class HashedText(TextEncoder):
     """A context that only the caption decides, without a network; zero at padding."""
 
     def __init__(self):
-        pass
+        self.max_tokens = 24
 
     def __call__(self, captions):
         context = np.zeros((len(captions), 3, 384), np.float32)

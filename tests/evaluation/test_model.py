@@ -7,6 +7,7 @@ import pytest
 
 from ldm_scaling.evaluation import Model, ModelCard, TextEncoder, find_folder, sentence_embeddings
 from ldm_scaling.evaluation.files import cached_array, write_atomically
+from ldm_scaling.evaluation.model import expand_names
 from tests.evaluation.conftest import AUTOENCODER, SCHEDULE, UNET, HashedText, tiny_params
 
 
@@ -48,6 +49,24 @@ def test_what_is_missing_is_named(models, tmp_path):
     )
     with pytest.raises(ValueError, match="text_encoder='maxilm'; expected 'minilm'"):
         Model.from_folder(copy)
+
+
+def test_patterns_become_folders(models, tmp_path):
+    (models / "empty").mkdir(exist_ok=True)
+    found = expand_names(["micro-8", str(models / "*")])
+    assert found == ["micro-8", str(models / "early"), str(models / "late")]
+    with pytest.raises(FileNotFoundError, match=r"no folder with model_index\.json matches"):
+        expand_names([str(tmp_path / "*")])
+
+
+def test_the_length_of_contexts_comes_from_training(models, tmp_path):
+    copy = shutil.copytree(models / "early", tmp_path / "copy")
+    facts = json.loads((copy / "training.json").read_text())
+    (copy / "training.json").write_text(json.dumps({**facts, "max_tokens": 40}))
+    card = ModelCard.read(copy)
+    assert card.max_tokens == 40
+    assert ModelCard.read(models / "early").max_tokens is None
+    assert Model.from_folder(copy, HashedText()).text_encoder(["a cat"]).shape == (1, 40, 384)
 
 
 def test_contexts_are_zero_at_padding_and_cached(tmp_path):

@@ -65,7 +65,7 @@ def test_validation_is_optional(autoencoder_config, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": "pretain"}, "task='pretain': the nearest is 'pretrain'"),
+        ({"task": "pretain"}, "task='pretain': did you mean 'pretrain'"),
         ({"autoencoder": ""}, "autoencoder='': give 'micro'"),
         ({"task": "autoencoder", "data": {"name": ""}}, "data.name='': give a data set"),
     ],

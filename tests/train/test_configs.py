@@ -60,7 +60,7 @@ def test_autoencoder_configs_say_something_that_exists(size):
     ],
 )
 def test_unknown_argument_names_the_nearest(name, argument, nearest):
-    with pytest.raises(ValueError, match=f"nearest is {nearest}"):
+    with pytest.raises(ValueError, match=f"did you mean {nearest}"):
         get_config(name, argument)
 
 
@@ -95,7 +95,10 @@ def test_unknown_model_field_names_the_nearest():
     config = get_config("autoencoder", "micro")
     with config.model.unlocked():
         config.model.latent_chanels = 4
-    with pytest.raises(ValueError, match="latent_chanels: the nearest is 'latent_channels'"):
+    with pytest.raises(
+        ValueError,
+        match="'latent_chanels': did you mean 'latent_channels'",
+    ):
         from_fields(AutoencoderConfig, config.model)
 
 

@@ -16,6 +16,7 @@ from ldm_scaling.sharding import make_mesh
 from ldm_scaling.train import loop
 from ldm_scaling.train.interrupt import Interrupt
 from ldm_scaling.train.report import BadStepsError
+from ldm_scaling.train.workdir import ForeignWorkdirError
 from tests.train.toy import ToyBatches, ToyTask, toy_config
 
 
@@ -136,6 +137,15 @@ def test_training_can_be_extended(undisturbed, tmp_path):
     run(tmp_path, num_steps=6)
     assert_bitwise(run(tmp_path, num_steps=12), undisturbed[1])
     assert_bitwise(run(tmp_path, num_steps=12), undisturbed[1])  # nothing left to do
+
+
+def test_other_frozen_weights_are_refused(tmp_path):
+    run(tmp_path, num_steps=6)
+    task = ToyTask()
+    task.frozen = {"target": task.frozen["target"] + 1e-3}
+    mesh = make_mesh(devices=jax.devices()[:1])
+    with pytest.raises(ForeignWorkdirError, match="trained with other frozen weights"):
+        loop.run(toy_config(), tmp_path, mesh, task, ToyBatches())
 
 
 @pytest.mark.parametrize(

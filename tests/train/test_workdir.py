@@ -1,8 +1,9 @@
 import json
 
 import pytest
+from ml_collections import ConfigDict
 
-from ldm_scaling.train.workdir import ForeignWorkdirError, claim_workdir, flatten
+from ldm_scaling.train.workdir import STUDY_RESUMABLE, ForeignWorkdirError, claim_workdir, flatten
 from tests.train.toy import toy_config
 
 
@@ -51,3 +52,24 @@ def test_a_folder_without_checkpoints_is_free(tmp_path):
     claim_workdir(tmp_path, toy_config())
     claim_workdir(tmp_path, toy_config(batch_size=32))
     assert json.loads((tmp_path / "config.json").read_text())["batch_size"] == 32
+
+
+def study_config(**protocol):
+    return ConfigDict({"models": ("a",), "grids": {"ddim": {"steps": (2,)}}, "protocol": protocol})
+
+
+def claim_study(workdir, config):
+    claim_workdir(workdir, config, results="records*.jsonl", resumable=STUDY_RESUMABLE)
+
+
+def test_a_study_may_grow_but_not_change_its_protocol(tmp_path):
+    claim_study(tmp_path, study_config(num_samples=8))
+    claim_study(tmp_path, study_config(num_samples=16))  # nothing measured yet
+    (tmp_path / "records-00003.jsonl").touch()
+    grown = study_config(num_samples=16)
+    grown.models, grown.grids.ddpm = ("a", "b"), {"steps": (4,)}
+    claim_study(tmp_path, grown)
+    assert json.loads((tmp_path / "config.json").read_text())["models"] == ["a", "b"]
+    with pytest.raises(ForeignWorkdirError, match=r"protocol\.num_samples: 16 there, 8 here"):
+        claim_study(tmp_path, study_config(num_samples=8))
+    assert [p.name for p in tmp_path.glob("*.partial")] == []

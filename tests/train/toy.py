@@ -18,6 +18,7 @@ class ToyTask:
         target = np.random.default_rng(0).normal(size=(SIZE, SIZE)).astype(np.float32)
         self.frozen = {"target": target}
         self.point = {"task": "toy", "family": "toy", "width": SIZE}
+        self.facts = {}
         self.forward_flops = 2.0 * SIZE * SIZE
 
     def init(self, key):

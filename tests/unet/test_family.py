@@ -100,7 +100,7 @@ def test_micro_family_grows_to_its_reference():
         (lambda: unet_config(300), "width=300: the nearest is 288"),
         (lambda: unet_config(10_000), "the nearest is 768"),
         (lambda: micro_config(33), "width=33: the nearest is 32"),
-        (lambda: unet_config(64, head=4), "head=4: no such field; the nearest is heads"),
+        (lambda: unet_config(64, head=4), "field='head': did you mean 'heads'"),
         (lambda: unet_config(64, head_size=8), "exactly one"),
         (lambda: unet_config(64, heads=None), "exactly one"),
         (lambda: unet_config(64, heads=7), "heads=7: must divide the 64 channels"),
