@@ -42,6 +42,7 @@ def get_config(name: str = "micro-32") -> ConfigDict:
         "train_split": "train",
         "validation_split": "test",  # "": none
         "image_size": 64 if micro else 512,
+        "caption": "first",  # or "random", where an image has several; not with a cache
         "workers": 0,
     }
     # Encode the whole source once instead of in every step: right where it fits in memory.

@@ -7,7 +7,7 @@ order. TFDS and grain are imported when they are first used.
 """
 
 from ldm_scaling.data.folder import FolderSource
-from ldm_scaling.data.pipeline import Pipeline, in_memory, sequential
+from ldm_scaling.data.pipeline import Pipeline, sequential
 from ldm_scaling.data.source import ArraySource, DataError, Example, Source, open_source
 from ldm_scaling.data.transforms import (
     Compose,
@@ -30,7 +30,6 @@ __all__ = [
     "Source",
     "Transform",
     "image_transform",
-    "in_memory",
     "open_source",
     "random_caption",
     "sequential",

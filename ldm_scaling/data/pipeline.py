@@ -14,7 +14,6 @@ import numpy as np
 from absl import flags
 
 from ldm_scaling.data.source import (
-    ArraySource,
     DataError,
     Example,
     GatherSource,
@@ -127,19 +126,6 @@ def sequential(
     for start in range(0, len(source), batch_size):
         stop = min(start + batch_size, len(source))
         yield _collate([fetch(index, index) for index in range(start, stop)])
-
-
-def in_memory(source: Source, transform: Transform | None = None) -> ArraySource:
-    """Reads all of a source once and keeps it, images still uint8.
-
-    For small image sets, whose decoding would otherwise be repeated in every pass. `transform`
-    should draw nothing (such as `Resize(32)`); it is applied here, and never again.
-
-    Raises:
-      DataError: images of different sizes; `Resize` makes them equal.
-    """
-    fetch = _Fetch(source, transform, seed=0)
-    return ArraySource(stack([fetch(index, index) for index in range(len(source))]))
 
 
 def _collate(examples: Sequence[Example]) -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from ldm_scaling.data.source import Example
+from ldm_scaling.naming import check_name
 
 Transform: TypeAlias = Callable[[Example, np.random.Generator], Example]
 
@@ -100,13 +101,34 @@ class RandomFlip:
 
 
 def random_caption(example: Example, rng: np.random.Generator) -> Example:
-    """Draws "caption" from "captions", for data sets with several captions an image."""
-    captions = example["captions"]
+    """Draws "caption" from "captions" where an image has several; others keep theirs."""
+    captions = example.get("captions")
+    if captions is None or not len(captions):
+        return example
     return {**example, "caption": captions[int(rng.integers(len(captions)))]}
 
 
 def image_transform(
-    size: int, *, crop: Literal["center", "random"] = "center", flip: float = 0.0
+    size: int,
+    *,
+    crop: Literal["center", "random"] = "center",
+    flip: float = 0.0,
+    caption: str = "first",
 ) -> Transform:
-    """The usual: `Resize` to `size`, then `RandomFlip` if `flip`, a probability, is not 0."""
-    return Compose((Resize(size, crop), *((RandomFlip(flip),) if flip else ())))
+    """The usual transforms, one after the other.
+
+    Args:
+      size: `Resize` to it, with `crop`.
+      flip: probability of `RandomFlip`.
+      caption: "first", or "random" for `random_caption`.
+
+    Raises:
+      ValueError: another `caption`, or what the transforms refuse.
+    """
+    check_name("data.caption", caption, ("first", "random"))
+    transforms: list[Transform] = [Resize(size, crop)]
+    if flip:
+        transforms.append(RandomFlip(flip))
+    if caption == "random":
+        transforms.append(random_caption)
+    return Compose(tuple(transforms))

@@ -1,9 +1,10 @@
-"""Images from captions: one compiled program per model, whatever the sampler, steps and guidance.
+"""Images from captions: one program per architecture, whatever the sampler, steps and guidance.
 
 An image is a function of the weights, its caption, the sampler and (seed, example id). The size of
 the batch it was drawn in and the number of devices change nothing but rounding.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from ldm_scaling.diffusion import (
     SamplerTable,
+    Schedule,
     check_guidance_rate,
     classifier_free_guidance,
     initial_noise,
@@ -23,11 +25,11 @@ from ldm_scaling.diffusion import (
     sample,
     to_denoiser,
 )
-from ldm_scaling.encoders import Autoencoder
+from ldm_scaling.encoders import Autoencoder, AutoencoderConfig
 from ldm_scaling.evaluation.model import Model
 from ldm_scaling.sharding import BATCH_AXES, make_mesh, param_shardings, put_batch, replicated
 from ldm_scaling.types import Context, Params
-from ldm_scaling.unet import UNet
+from ldm_scaling.unet import UNet, UNetConfig
 
 
 def example_keys(seed: int | jax.Array, example_ids: Int[jax.Array, "B"]) -> jax.Array:
@@ -37,6 +39,8 @@ def example_keys(seed: int | jax.Array, example_ids: Int[jax.Array, "B"]) -> jax
 
 class Generator:
     """Draws images with one model, by one program unless bucket or context length change.
+
+    Models of one architecture (checkpoints along a training, say) share the program.
 
     Attributes:
       model: what it draws with.
@@ -60,7 +64,7 @@ class Generator:
             )
         self.model, self.batch_size, self._mesh = model, batch_size, mesh
         self._params = jax.device_put(model.params, param_shardings(mesh, model.params))
-        self._draw = jax.jit(_drawer(model))
+        self._draw = _program(model.unet, model.autoencoder, model.schedule)
 
     @property
     def image_size(self) -> int:
@@ -119,13 +123,13 @@ class Generator:
             yield np.minimum(np.arange(start, start + self.batch_size), count - 1)
 
 
-def _drawer(model: Model):
+@functools.lru_cache(maxsize=16)
+def _program(unet_config: UNetConfig, decoding: AutoencoderConfig, schedule: Schedule) -> Any:
     """(params, context, rate, example_ids, table, unconditional context, seed) -> uint8 images."""
     # Any: linen's `apply` is typed to return the changed collections, too.
-    unet: Any = UNet(model.unet)
-    autoencoder: Any = Autoencoder(model.autoencoder)
-    size, channels = model.unet.sample_size, model.unet.in_channels
-    decoding = model.autoencoder
+    unet: Any = UNet(unet_config)
+    autoencoder: Any = Autoencoder(decoding)
+    size, channels = unet_config.sample_size, unet_config.in_channels
 
     def draw(
         params: Params,
@@ -140,7 +144,7 @@ def _drawer(model: Model):
             return unet.apply({"params": params["unet"]}, x_t, t, context)
 
         guided = classifier_free_guidance(model_fn, rate, unconditional_context)
-        denoise = to_denoiser(guided, context, model.schedule, model.unet.prediction_type)
+        denoise = to_denoiser(guided, context, schedule, unet_config.prediction_type)
         keys = example_keys(seed, example_ids)
         x_T = initial_noise(keys, (size, size, channels))
         latents = sample(denoise, table, x_T, keys)
@@ -148,4 +152,4 @@ def _drawer(model: Model):
         images = autoencoder.apply({"params": params["autoencoder"]}, latents, method="decode")
         return jnp.round(jnp.clip((images + 1) * 127.5, 0, 255)).astype(jnp.uint8)
 
-    return draw
+    return jax.jit(draw)

@@ -73,8 +73,13 @@ def _pretrain(config: ConfigDict, workdir: Path, mesh: Mesh) -> Assembly:
     encoder_params = {"autoencoder": autoencoder_params, "text_encoder": text.params}
 
     training, held_out = _sources(config)
-    transform = image_transform(config.data.image_size)
+    transform = image_transform(config.data.image_size, caption=config.data.caption)
     if config.cache:
+        if config.data.caption != "first":
+            raise ValueError(
+                f"data.caption={config.data.caption!r}: a cache holds one caption an image; set "
+                "--config.data.caption=first or --config.cache=False"
+            )
         folder = Path(config.cache_dir or workdir / "cache")
 
         def cached(source: Source) -> Source:

@@ -15,7 +15,6 @@ from ldm_scaling.data import (
     Pipeline,
     RandomFlip,
     Resize,
-    in_memory,
     sequential,
 )
 
@@ -185,15 +184,6 @@ def test_sequential_yields_each_example_once_in_order():
     assert [len(batch["example_id"]) for batch in batches] == [5, 5, 5, 5, 3]
     assert ids(batches).tolist() == list(range(1000, 1000 + N))
     assert batches[0]["image"].dtype == np.float32
-
-
-def test_in_memory_holds_what_the_source_gives():
-    source = in_memory(Pictures(), Resize(4))
-    assert source.arrays["image"].dtype == np.uint8
-    assert_equal(
-        Pipeline(source, 7, seed=0).batch(2),
-        Pipeline(Pictures(), 7, seed=0, transform=Resize(4)).batch(2),
-    )
 
 
 def test_epochs():

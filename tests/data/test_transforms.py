@@ -75,6 +75,14 @@ def test_random_caption_draws_from_all():
     assert drawn == {"a", "b", "c"}
 
 
+def test_an_image_with_one_caption_keeps_it():
+    example = {"image": IMAGE, "caption": "a"}
+    drawn = image_transform(12, caption="random")(example, example_rng(0, 0, 0))
+    assert drawn["caption"] == "a"
+    with pytest.raises(ValueError, match=r"data\.caption='any'.*'first', 'random'"):
+        image_transform(12, caption="any")
+
+
 def test_transforms_travel_to_worker_processes():
     transform = image_transform(8, crop="random", flip=0.5)
     assert pickle.loads(pickle.dumps(transform)) == transform

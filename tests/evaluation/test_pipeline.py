@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_scaling.evaluation import Model
+from ldm_scaling.evaluation import Model, generate
 from ldm_scaling.evaluation.pictures import LABEL_HEIGHT, MARGIN, image_grid, save_grid
 from ldm_scaling.pipeline import TextToImage
 from tests.evaluation.conftest import HashedText
@@ -14,6 +14,7 @@ from tests.evaluation.conftest import HashedText
 
 @pytest.fixture(scope="module")
 def draw(models):
+    generate._program.cache_clear()
     model = Model.from_folder(models / "early", minilm=HashedText())
     return TextToImage(dataclasses.replace(model, text_encoder=HashedText()), batch_size=2)
 

@@ -11,7 +11,9 @@ from PIL import Image
 
 from ldm_scaling.evaluation import (
     Generator,
+    Model,
     TextEncoder,
+    generate,
     listing,
     planned,
     run,
@@ -21,20 +23,12 @@ from ldm_scaling.evaluation import (
 from ldm_scaling.records import Record, append_record, read_records
 from tests.evaluation.conftest import HashedText, ProjectedPixels
 
-GENERATORS = {}  # by weights: a study is run a dozen times here, its programs are compiled once
-
-
-def compiled_before(model, **options):
-    key = model.card.weights_hash
-    return GENERATORS.get(key) or GENERATORS.setdefault(key, Generator(model, **options))
-
 
 @pytest.fixture(autouse=True, scope="module")
 def _cheap_parts():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TextEncoder, "packaged", classmethod(lambda cls: HashedText()))
         patch.setattr("ldm_scaling.evaluation.protocol.Lite0", ProjectedPixels)
-        patch.setattr(sweep, "Generator", compiled_before)
         yield
 
 
@@ -68,6 +62,7 @@ def config(models, dataset):
 @pytest.fixture(scope="module")
 def undisturbed(config, tmp_path_factory):
     """Folder and records of a study that ran through."""
+    generate._program.cache_clear()
     workdir = tmp_path_factory.mktemp("undisturbed")
     return workdir, run(config, workdir)
 
@@ -204,9 +199,11 @@ def test_jobs_of_an_array_share_a_folder(undisturbed, config, tmp_path):
     assert len(read_records(tmp_path / "records.jsonl")) == total - 2
 
 
-def test_one_program_serves_all_points_of_a_model(undisturbed):
+def test_one_program_serves_all_points_of_both_models(undisturbed, models):
     assert len(undisturbed[1]) == 10 + 2
-    assert [g._draw._cache_size() for g in GENERATORS.values()] == [1, 1]
+    folders = (models / "early", models / "late")
+    programs = {Generator(Model.from_folder(f, HashedText()))._draw for f in folders}
+    assert [program._cache_size() for program in programs] == [1]
 
 
 def changed(config, **fields):

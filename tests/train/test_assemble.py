@@ -68,6 +68,7 @@ def test_validation_is_optional(autoencoder_config, tmp_path):
         ({"task": "pretain"}, "task='pretain': did you mean 'pretrain'"),
         ({"autoencoder": ""}, "autoencoder='': give 'micro'"),
         ({"task": "autoencoder", "data": {"name": ""}}, "data.name='': give a data set"),
+        ({"data": {"caption": "random"}}, "data.caption='random': a cache holds one caption"),
     ],
 )
 def test_what_is_missing_is_named(changes, message, tmp_path):
