@@ -1,13 +1,11 @@
 """The attention kernels agree with one another, with numpy, and across platforms."""
 
-import time
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_scaling.unet import UNet, attention, unet_config
+from ldm_scaling.unet import attention
 from ldm_scaling.unet.attention import dot_product_attention
 
 SHAPE = (2, 24, 3, 4)  # batch, queries, heads, head size
@@ -100,33 +98,3 @@ def test_bfloat16_keeps_float32_softmax(qkv, kernel):
 @pytest.mark.parametrize(("queries", "limit", "pieces"), [(4096, 512, 8), (64, 512, 1), (21, 8, 3)])
 def test_pieces_are_equal(queries, limit, pieces):
     assert attention._pieces(queries, limit) == pieces
-
-
-@pytest.mark.slow
-def test_chunked_is_four_times_as_fast_on_a_cpu(monkeypatch):
-    """One evaluation of the c = 64 network, 64x64, batch 2. Needs a machine that does nothing else.
-
-    Measured on two EPYC cores: 11.1 s with JAX's own plain attention, 7.5 s with `xla`, which
-    already puts heads first and divides late, 1.7 s with `chunked`.
-    """
-    inputs = (jnp.ones((2, 64, 64, 4)), jnp.array([3.0, 700.0]), jnp.ones((2, 77, 1024)))
-    shapes = jax.eval_shape(UNet(unet_config(64)).init, jax.random.key(0), *inputs)
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda s: rng.normal(0, 0.02, s.shape).astype(np.float32), shapes)
-
-    def best_seconds(kernel):
-        apply = jax.jit(UNet(unet_config(64, attention=kernel)).apply)
-        seconds = []
-        for _ in range(5):  # the first compiles
-            start = time.perf_counter()
-            apply(params, *inputs).block_until_ready()
-            seconds.append(time.perf_counter() - start)
-        return min(seconds)
-
-    chunked, xla = best_seconds("chunked"), best_seconds("xla")
-    monkeypatch.setattr(attention, "_plain", jax.nn.dot_product_attention)
-    jax.clear_caches()
-    plain = best_seconds("xla")
-    print(f"plain {plain:.2f} s, xla {xla:.2f} s, chunked {chunked:.2f} s")
-    assert plain >= 4 * chunked
-    assert xla >= 3 * chunked
