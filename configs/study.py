@@ -25,10 +25,10 @@ def get_config(study: str = "micro") -> ConfigDict:
     # the losses and scores along the training of the packaged family.
     config.beside = ("micro-training",)
     config.grids = {
-        "ddim": {"steps": (2, 4, 8, 16), "guidance": (1.5, 3.0, 5.0)},
-        "ddpm": {"steps": (4, 8, 16), "guidance": (3.0,)},
-        # Two steps of it are two of DDIM: both are of first order there.
-        "dpmpp_2m": {"steps": (4, 8, 16), "guidance": (3.0,)},
+        "ddim": {"steps": (1, 2, 3, 5, 10), "guidance": (1.0, 1.5, 2.5, 4.0, 6.0)},
+        "ddpm": {"steps": (3, 5, 10), "guidance": (2.5,)},
+        # Up to two steps of it are DDIM's: both are of first order there.
+        "dpmpp_2m": {"steps": (3, 5, 10), "guidance": (2.5,)},
     }
     config.protocol = {
         "dataset": "noto_emoji",
@@ -47,16 +47,16 @@ def get_config(study: str = "micro") -> ConfigDict:
         config.seeds = (0, 1, 2)
         config.grids = {
             "ddim": {
-                "steps": (2, 3, 5, 10, 20, 50),
-                "guidance": (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0),
+                "steps": (1, 2, 3, 5, 10, 20),
+                "guidance": (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0),
             },
-            "ddpm": {"steps": (5, 10, 20, 50), "guidance": (2.0, 4.0)},
-            "dpmpp_2m": {"steps": (3, 5, 10, 20), "guidance": (2.0, 4.0)},
+            "ddpm": {"steps": (3, 5, 10, 20, 50), "guidance": (2.0, 3.0)},
+            "dpmpp_2m": {"steps": (3, 5, 10, 20), "guidance": (2.0, 3.0)},
         }
         config.protocol.num_samples = 256
         config.batch_size = 128
     if study == "micro-training":
         config.models = ("runs/micro/micro-*/export/step_*",)
         config.beside = ()
-        config.grids = {"ddim": {"steps": (16,), "guidance": (3.0,)}}
+        config.grids = {"ddim": {"steps": (10,), "guidance": (2.5,)}}
     return config

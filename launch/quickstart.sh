@@ -27,13 +27,14 @@ if [ ! -e "$workdir/samples.png" ]; then
   "$PYTHON" launch/sample.py --model=micro-48 --output="$workdir/samples.png" \
     --prompt="red apple" --prompt="cat face" --prompt="flag: Japan" --prompt="woman firefighter" \
     --prompt="a blue apple" --prompt="green heart with a crown" --prompt="sleeping dog face" \
-    --prompt="a red car under the moon"
+    --prompt="a red car under the moon" --steps=20 --guidance=2.5
 fi
 echo "   $workdir/samples.png"
 
 say "2/3  Training a micro model from scratch, for a short while"
 "$PYTHON" launch/train.py --config=configs/pretrain.py:micro-16 --workdir="$workdir/train" \
-  --config.num_steps=150 --config.log_every=25 --config.checkpoint_every=50
+  --config.num_steps=150 --config.optimizer.warmup_steps=25 \
+  --config.log_every=25 --config.checkpoint_every=50
 
 say "3/3  A scaling study over the shipped micro family"
 "$PYTHON" launch/study.py --config=configs/study.py:micro --workdir="$workdir/study"

@@ -17,7 +17,7 @@ from ldm_scaling.analysis.guidance_optimum import BestGuidance, fair_points
 from ldm_scaling.analysis.scaling_fit import PowerLaw
 from ldm_scaling.analysis.stability import Stability
 from ldm_scaling.analysis.study import Point, Study
-from ldm_scaling.analysis.style import sampler_label
+from ldm_scaling.analysis.style import sampler_label, step_words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Finding:
 
 def setting_words(point: Point) -> str:
     """A sampling setting in words: "10 steps of DDIM at guidance 3"."""
-    steps = "1 step" if point.steps == 1 else f"{point.steps} steps"
-    return f"{steps} of {sampler_label(point.sampler)} at guidance {point.guidance:g}"
+    how = f"{step_words(point.steps)} of {sampler_label(point.sampler)}"
+    return f"{how} at guidance {point.guidance:g}"
 
 
 def value_words(study: Study, point: Point) -> str:
@@ -86,7 +86,7 @@ def frontier_findings(study: Study, frontier: Frontier) -> list[Finding]:
         cost = (
             f"cost {digits(p.costs[study.axis])}{f', {si(flops)}FLOPs an image' if flops else ''}"
         )
-        how = f"{setting_words(p)} ({cost}) give {value_words(study, p)}"
+        how = f"{setting_words(p)} ({cost}), for {value_words(study, p)}"
         where = _range_words(s, frontier)
         if not s.contested:
             text = f"{where}, only width {s.groups[0]} is affordable: {how}."
@@ -191,7 +191,8 @@ def guidance_findings(best: Sequence[BestGuidance]) -> list[Finding]:
         }
         found.append(
             Finding(
-                f"The median best rate is {at[few]:g} at {few} steps and {at[many]:g} at {many}."
+                f"The median best rate is {at[few]:g} at {step_words(few)} and {at[many]:g} "
+                f"at {many}."
             )
         )
     edge = sum(b.at_edge for b in best)

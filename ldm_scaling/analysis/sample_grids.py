@@ -78,7 +78,8 @@ def _grid_panel(
     Row labels stand to the left, or above their rows if `labels_above`.
     """
     columns = max(len(row) for row in rows)
-    heads = [textwrap.fill(c, 10, max_lines=3, placeholder="…") for c in column_labels]
+    wrap = textwrap.TextWrapper(11, max_lines=3, placeholder="…", break_long_words=False)
+    heads = [wrap.fill(c) for c in column_labels]
     head = 0.13 * max((h.count("\n") + 1 for h in heads), default=0) + 0.1
     left, lift = (0.1, 0.2) if labels_above else (_LABEL, 0.0)
     pitch, row_pitch = _TILE + _GAP, _TILE + _GAP + lift
@@ -123,16 +124,16 @@ def figure_family(study: Study, strips: Strips) -> Drawing:
     settings: dict[tuple[int, float], list[Point]] = {}
     for p in candidates:
         settings.setdefault((p.steps, p.guidance), []).append(p)
-    # The setting that most widths share; of those the one with the best mean quality.
+    # The setting that most widths share; of those the one that serves the widest best.
     most = max(len({p.width for p in ps}) for ps in settings.values())
     shared = [ps for _, ps in sorted(settings.items()) if len({p.width for p in ps}) == most]
-    chosen = min(shared, key=lambda ps: study.info.sign * float(np.mean([p.value for p in ps])))
+    chosen = min(shared, key=lambda ps: study.info.sign * max(ps, key=lambda p: p.width).value)
     found = strips.require(sorted(chosen, key=lambda p: p.width))
     first = found[0][0]
     return Drawing(
         name="figure_1",
         title="One family, the same captions",
-        caption=f"{style.sampler_label(sampler)}, {first.steps} steps, guidance "
+        caption=f"{style.sampler_label(sampler)}, {style.step_words(first.steps)}, guidance "
         f"{first.guidance:g}; the same captions and initial noise in each row. Not picked: the "
         "first captions of the evaluation. After the paper's Fig. 1.",
         alt=f"Generated images of {len(found)} widths for the captions "
@@ -185,8 +186,8 @@ def figure_7(study: Study, strips: Strips) -> Drawing:
     return Drawing(
         name="figure_7",
         title="What guidance does",
-        caption=f"{style.sampler_label(sampler)}, {steps_shown} steps, the same initial noise "
-        "along each row. After the paper's Fig. 7.",
+        caption=f"{style.sampler_label(sampler)}, {style.step_words(steps_shown)}, the same "
+        "initial noise along each row. After the paper's Fig. 7.",
         alt="Generated images for a few captions, guidance rate rising from left to right, for the "
         "smallest and the largest width.",
         panels=tuple(panels),

@@ -89,6 +89,11 @@ def width_colours(widths: Sequence[int]) -> dict[int, str]:
     return {w: colors.to_hex(_WIDTH_SCALE(float(x))) for w, x in zip(ordered, at, strict=True)}
 
 
+def step_words(steps: int) -> str:
+    """A number of steps in words: "1 step", "10 steps"."""
+    return "1 step" if steps == 1 else f"{steps} steps"
+
+
 def sampler_label(name: str) -> str:
     """Name of a sampler in print."""
     return SAMPLER_LABELS.get(name, name)
