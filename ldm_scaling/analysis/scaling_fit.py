@@ -91,11 +91,12 @@ def fit_power_law(
         return _no_fit(n, f"training compute spans only a factor of {spread:.2g}; 3 is needed")
     reference = float(np.exp(np.log(compute).mean()))
     x, weight = compute / reference, _weights(sigma)
-    fit = _fit(x, values, weight, distinct)
+    floors = _floors(values, info)
+    fit = _fit(x, values, weight, distinct, floors)
     scatter = math.sqrt(fit.loss * n / (n - fit.parameters)) / np.sqrt(weight)
     scatter = np.maximum(scatter, np.nan_to_num(np.asarray(sigma, float)))
     noise = np.random.default_rng(seed).standard_normal((draws, n))
-    again = [_fit(x, fit(x) + scatter * e, weight, distinct) for e in noise]
+    again = [_fit(x, fit(x) + scatter * e, weight, distinct, floors) for e in noise]
     curves = np.array([(f.a, f.b, f.c) for f in again])
     # b > 0 shrinks the power term; that is improvement if the term lies on the worse side.
     towards = info.sign * np.sign(curves[:, 0])
@@ -174,14 +175,31 @@ def _fit_form(x: np.ndarray, y: np.ndarray, weight: np.ndarray, floor: bool) -> 
     return _Curve(a, best, c if floor else 0.0, loss, 3 if floor else 2)
 
 
-def _fit(x: np.ndarray, y: np.ndarray, weight: np.ndarray, distinct: int) -> _Curve:
-    """The law without a floor, unless AICc clearly prefers one (and there are points enough)."""
+def _floors(values: np.ndarray, info: MetricInfo) -> tuple[float, float]:
+    """Floors that a law may level off at: a distance or loss at 0 or above, a score not far beyond.
+
+    Points that still bend downwards fit best with a floor out of the world, which is no finding.
+    """
+    if info.lower_is_better:
+        return 0.0, math.inf
+    return -math.inf, float(2 * values.max() - values.min())
+
+
+def _fit(
+    x: np.ndarray,
+    y: np.ndarray,
+    weight: np.ndarray,
+    distinct: int,
+    floors: tuple[float, float],
+) -> _Curve:
+    """The law without a floor, unless AICc clearly prefers one that can be (of points enough)."""
     plain = _fit_form(x, y, weight, False)
     if distinct < 6:
         return plain
     floored = _fit_form(x, y, weight, True)
     n, scale = len(y), float(y.var())
-    return floored if floored.aicc(n, scale) < plain.aicc(n, scale) - 2 else plain
+    possible = floors[0] <= floored.c <= floors[1]
+    return floored if possible and floored.aicc(n, scale) < plain.aicc(n, scale) - 2 else plain
 
 
 def training_series(points: Sequence[Point]) -> list[Point]:

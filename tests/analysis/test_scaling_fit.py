@@ -31,6 +31,16 @@ def test_recovers_a_floor():
     assert fit.b == pytest.approx(0.5, rel=1e-3)
 
 
+def test_a_floor_below_zero_is_no_finding():
+    """Nearly straight against log(compute): best fitted by a tiny exponent and a vast floor."""
+    values = 6.0 - 0.7 * np.log(COMPUTE / 1e12)
+    fit = fit_power_law(COMPUTE, values, np.full(16, 0.1), LOWER)
+    assert not fit.has_floor
+    assert fit.improvement > 0.1
+    rising = fit_power_law(COMPUTE, 0.2 - values / 50, np.full(16, 0.01), HIGHER)
+    assert not rising.has_floor
+
+
 def test_a_saturating_metric_that_should_rise():
     fit = fit_power_law(COMPUTE, law(-0.2, 0.5, 0.4), np.full(16, 0.001), HIGHER)
     assert fit.supported
