@@ -234,17 +234,17 @@ def figure_11(study: Study) -> Drawing:
     others = [s for s in study.samplers if s != base]
     if not others:
         raise NotEnoughDataError(f"only one sampler ({style.sampler_label(base)}) was used")
-    points, rates = fair_points(study)
+    points, which = fair_points(study)
     few = [p for p in points if p.steps <= 50]
     if not few:
         raise NotEnoughDataError("no sampler was given 50 steps or fewer")
-    compared = f"guidance {', '.join(f'{r:g}' for r in rates)}" if rates else "whatever guidance"
 
     return Drawing(
         name="figure_11",
         title="Samplers at equal cost",
-        caption="Each width and step count (at most 50) at its best guidance rate among those that "
-        f"all samplers were given ({compared}); bands are 95 % intervals of the solid lines. "
+        caption="Each width and step count (at most 50) at its best guidance rate, of those that "
+        f"all samplers were given ({which or 'none in common, so all are shown'}); bands are 95 % "
+        "intervals of the solid lines. "
         f"{conditions(study)} After the paper's Fig. 11.",
         alt="Quality against sampling cost for each sampler compared with the default sampler, "
         "one line a width, and the best of all widths for each sampler.",

@@ -142,14 +142,9 @@ def sampler_findings(study: Study, by_sampler: dict[str, list[Claim]]) -> list[F
     else:
         head = "The sampler changes whether smaller widths win at small cost"
     found = [Finding(f"{head}: by sampler, the claim for {parts}.")]
-    points, rates = fair_points(study)
+    points, which = fair_points(study)
     frontier = trace(study, by="sampler", points=points)
-    some = rates and len(points) < len(study.points)
-    at = (
-        f" at guidance {_list_words([f'{r:g}' for r in rates])}, which all were given"
-        if some
-        else ""
-    )
+    at = f" at what all were given ({which})" if len(points) < len(study.points) else ""
     for s in stretches(frontier):
         names = _list_words([sampler_label(str(g)) for g in s.groups])
         where = _range_words(s, frontier)

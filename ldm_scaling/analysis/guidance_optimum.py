@@ -74,16 +74,26 @@ def best_guidance(study: Study, *, draws: int = 2000, seed: int = 0) -> list[Bes
     return found
 
 
-def fair_points(study: Study) -> tuple[list[Point], tuple[float, ...]]:
-    """Points for comparing samplers: those at guidance rates that every sampler was given.
+def fair_points(study: Study) -> tuple[list[Point], str]:
+    """Points for comparing samplers: at steps and guidance rates that every sampler was given.
+
+    A sampler must not win for having been tried at cheaper steps or better rates than the others.
 
     Returns:
-      The points and the shared rates; all points and () where no rate is shared.
+      The points, and which they are in words: "3, 5, 10 steps, guidance 2.5". All points and ""
+      where no setting is shared.
     """
-    by_sampler = [{p.guidance for p in study.points if p.sampler == s} for s in study.samplers]
+    by_sampler = [
+        {(p.steps, p.guidance) for p in study.points if p.sampler == s} for s in study.samplers
+    ]
     shared = set.intersection(*by_sampler)
-    points = [p for p in study.points if p.guidance in shared or not shared]
-    return points, tuple(sorted(shared))
+    if not shared:
+        return list(study.points), ""
+    steps, rates = (
+        ", ".join(f"{x:g}" for x in sorted(set(xs))) for xs in zip(*shared, strict=True)
+    )
+    points = [p for p in study.points if (p.steps, p.guidance) in shared]
+    return points, f"{steps} steps, guidance {rates}"
 
 
 def best_by_rate(points: Sequence[Point], sign: float) -> list[Point]:
