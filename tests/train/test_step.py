@@ -135,7 +135,7 @@ def test_learning_rate_warms_up_then_falls():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"decay": "cosin"}, "nearest is 'cosine'"),
+        ({"decay": "cosin"}, "did you mean 'cosine'"),
         ({"decay": "cosine", "decay_steps": 4}, "must be more than"),
     ],
 )
