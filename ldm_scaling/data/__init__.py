@@ -7,8 +7,9 @@ order. TFDS and grain are imported when they are first used.
 """
 
 from ldm_scaling.data.folder import FolderSource
+from ldm_scaling.data.opening import open_source
 from ldm_scaling.data.pipeline import Pipeline, sequential
-from ldm_scaling.data.source import ArraySource, DataError, Example, Source, open_source
+from ldm_scaling.data.source import ArraySource, DataError, Example, Source
 from ldm_scaling.data.transforms import (
     Compose,
     RandomFlip,

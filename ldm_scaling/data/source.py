@@ -1,4 +1,4 @@
-"""What a source of examples is, the door to all of them, and the one held in memory."""
+"""What a source of examples is, and the one held in memory."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -32,33 +32,6 @@ class GatherSource(Source, Protocol):
 
     def take(self, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
         """The examples at `indices`, stacked along a first axis."""
-
-
-def open_source(name: str | os.PathLike, split: str = "train", **options: Any) -> Source:
-    """Opens captioned images wherever they are.
-
-    Args:
-      name: "noto_emoji" for the packaged set; the path of a folder of images with
-        `metadata.jsonl` or `captions.jsonl` (`FolderSource`); the path of a prepared TFDS data
-        set; or the name of a TFDS data set, such as "coco_captions" (`tfds_source.open_tfds`).
-      split: "train" or "test"; for TFDS also "train[:10%]", "all" and the like.
-      **options: keyword arguments of `FolderSource` or `tfds_source.open_tfds`.
-
-    Raises:
-      DataError: nothing usable there; the message says what was looked for.
-    """
-    path = Path(os.path.expanduser(name))
-    if path.is_dir() and not (path / "dataset_info.json").is_file():
-        from ldm_scaling.data.folder import FolderSource
-
-        return FolderSource(path, split, **options)
-    if not path.is_dir() and (path.is_absolute() or str(name).startswith((".", "~"))):
-        raise DataError(f"name={str(name)!r}: no such folder")
-    from ldm_scaling.data import tfds_source
-
-    if str(name) == "noto_emoji" and "data_dir" not in options:
-        return tfds_source.open_tfds(tfds_source.packaged("noto_emoji"), split, **options)
-    return tfds_source.open_tfds(path, split, **options)
 
 
 class ArraySource:

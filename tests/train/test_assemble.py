@@ -7,7 +7,7 @@ from PIL import Image
 from test_configs import get_config
 
 from ldm_scaling.checkpoint.diffusers import import_autoencoder, import_unet
-from ldm_scaling.data.source import open_source
+from ldm_scaling.data import open_source
 from ldm_scaling.sharding import make_mesh
 from ldm_scaling.tasks import AutoencoderTask
 from ldm_scaling.train import train
