@@ -7,7 +7,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "ldm_scaling"
 
 # A room may import the rooms named beside it, itself, and nothing else of the package.
-GROUND = {"types", "records", "naming", "launching"}
+GROUND = {"types", "records", "naming", "launching", "placement"}
 MODELS = {"unet", "encoders"}
 CORE = MODELS | {"diffusion", "sharding", "data", "metrics"}  # blind to each other
 MAY_IMPORT = {

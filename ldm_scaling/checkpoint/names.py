@@ -4,8 +4,9 @@
 
 A module name that ends in a number is an entry of a list there; leaves are called as PyTorch calls
 them; convolutions are stored [out, in, height, width] and linear layers [out, in], ours
-[height, width, in, out] and [in, out]. The template (the shapes of our network) decides which of
-the two a weight is, so a 1x1 convolution and a linear layer are never confused.
+[height, width, in, out] and [in, out]. A pair of linear layers of one input is stored as one of
+twice the outputs, ours as [2, in, out]. The template (the shapes of our network) decides which of
+them a weight is, so a 1x1 convolution and a linear layer are never confused.
 """
 
 import re
@@ -27,8 +28,8 @@ _LEAF_NAMES = {
 }
 # Names that end in a number there too, not entries of a list: the two layers of the time embedding.
 _NOT_IN_A_LIST = ("linear_1", "linear_2")
-_TO_FILE = {4: (3, 2, 0, 1), 2: (1, 0)}  # axes of a kernel, by its rank
-_FROM_FILE = {4: (2, 3, 1, 0), 2: (1, 0)}
+# Axes of a kernel, by its rank: from ours to the file's.
+_TO_FILE = {4: (3, 2, 0, 1), 3: (0, 2, 1), 2: (1, 0)}
 
 
 def file_name(path: tuple[str, ...]) -> str:
@@ -47,7 +48,7 @@ def file_shapes(template: Params) -> dict[str, tuple[int, ...]]:
 def to_file(params: Params) -> dict[str, np.ndarray]:
     """Parameters -> what a PyTorch state dict of the same network holds, C-contiguous arrays."""
     flat = traverse_util.flatten_dict(dict(params))
-    return {file_name(path): _transposed(path, leaf, _TO_FILE) for path, leaf in flat.items()}
+    return {file_name(path): _to_file(path, np.asarray(leaf)) for path, leaf in flat.items()}
 
 
 def from_file(template: Params, state: Mapping[str, np.ndarray], source: str) -> dict[str, Any]:
@@ -65,22 +66,32 @@ def from_file(template: Params, state: Mapping[str, np.ndarray], source: str) ->
     if diff := key_diff(file_shapes(template), state):
         raise KeyMismatchError(diff, source)
     flat = {
-        path: _transposed(path, state[file_name(path)], _FROM_FILE).astype(np.float32, copy=False)
-        for path in traverse_util.flatten_dict(dict(template))
+        path: _from_file(path, state[file_name(path)], leaf.shape).astype(np.float32, copy=False)
+        for path, leaf in traverse_util.flatten_dict(dict(template)).items()
     }
     return traverse_util.unflatten_dict(flat)
 
 
-def _axes(path: tuple[str, ...], rank: int, rule: Mapping[int, tuple[int, ...]]) -> tuple[int, ...]:
-    return rule.get(rank, tuple(range(rank))) if path[-1] == "kernel" else tuple(range(rank))
+def _axes(path: tuple[str, ...], rank: int) -> tuple[int, ...]:
+    same = tuple(range(rank))
+    return _TO_FILE.get(rank, same) if path[-1] == "kernel" else same
+
+
+def _is_pair(path: tuple[str, ...], rank: int) -> bool:
+    return (path[-1], rank) in (("kernel", 3), ("bias", 2))
 
 
 def _file_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(shape[axis] for axis in _axes(path, len(shape), _TO_FILE))
+    ordered = tuple(shape[axis] for axis in _axes(path, len(shape)))
+    return (ordered[0] * ordered[1], *ordered[2:]) if _is_pair(path, len(shape)) else ordered
 
 
-def _transposed(
-    path: tuple[str, ...], leaf: Any, rule: Mapping[int, tuple[int, ...]]
-) -> np.ndarray:
-    array = np.asarray(leaf)
-    return np.asarray(array.transpose(_axes(path, array.ndim, rule)), order="C")
+def _to_file(path: tuple[str, ...], array: np.ndarray) -> np.ndarray:
+    ordered = np.asarray(array.transpose(_axes(path, array.ndim)), order="C")
+    return ordered.reshape(_file_shape(path, array.shape))
+
+
+def _from_file(path: tuple[str, ...], array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    axes = _axes(path, len(shape))
+    ordered = np.asarray(array).reshape(tuple(shape[axis] for axis in axes))
+    return np.asarray(ordered.transpose(np.argsort(axes)), order="C")

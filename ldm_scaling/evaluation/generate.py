@@ -27,7 +27,14 @@ from ldm_scaling.diffusion import (
 )
 from ldm_scaling.encoders import Autoencoder, AutoencoderConfig
 from ldm_scaling.evaluation.model import Model
-from ldm_scaling.sharding import BATCH_AXES, make_mesh, param_shardings, put_batch, replicated
+from ldm_scaling.sharding import (
+    BATCH_AXES,
+    make_mesh,
+    param_shardings,
+    put_batch,
+    replicated,
+    within,
+)
 from ldm_scaling.types import Context, Params
 from ldm_scaling.unet import UNet, UNetConfig
 
@@ -64,7 +71,7 @@ class Generator:
             )
         self.model, self.batch_size, self._mesh = model, batch_size, mesh
         self._params = jax.device_put(model.params, param_shardings(mesh, model.params))
-        self._draw = _program(model.unet, model.autoencoder, model.schedule)
+        self._draw = _program(model.unet, model.autoencoder, model.schedule, mesh)
 
     @property
     def image_size(self) -> int:
@@ -124,7 +131,9 @@ class Generator:
 
 
 @functools.lru_cache(maxsize=16)
-def _program(unet_config: UNetConfig, decoding: AutoencoderConfig, schedule: Schedule) -> Any:
+def _program(
+    unet_config: UNetConfig, decoding: AutoencoderConfig, schedule: Schedule, mesh: Mesh
+) -> Any:
     """(params, context, rate, example_ids, table, unconditional context, seed) -> uint8 images."""
     # Any: linen's `apply` is typed to return the changed collections, too.
     unet: Any = UNet(unet_config)
@@ -152,4 +161,4 @@ def _program(unet_config: UNetConfig, decoding: AutoencoderConfig, schedule: Sch
         images = autoencoder.apply({"params": params["autoencoder"]}, latents, method="decode")
         return jnp.round(jnp.clip((images + 1) * 127.5, 0, 255)).astype(jnp.uint8)
 
-    return jax.jit(draw)
+    return jax.jit(within(mesh, draw))

@@ -4,25 +4,35 @@ Models and tasks know nothing of devices; the training step and evaluation ask t
 shardings of their arguments and results, and jit does the rest.
 """
 
-from ldm_scaling.sharding.mesh import AXES, make_mesh
+from ldm_scaling.placement import AXES, BATCH_AXES
+from ldm_scaling.sharding.explain import Placement, explain, placements
+from ldm_scaling.sharding.mesh import make_mesh, within
 from ldm_scaling.sharding.rules import (
-    BATCH_AXES,
     MIN_SHARD_SIZE,
     batch_sharding,
     fsdp_spec,
     param_shardings,
+    path_name,
     put_batch,
     replicated,
 )
+from ldm_scaling.sharding.tensor import TENSOR_RULES, matched
 
 __all__ = [
     "AXES",
     "BATCH_AXES",
     "MIN_SHARD_SIZE",
+    "TENSOR_RULES",
+    "Placement",
     "batch_sharding",
+    "explain",
     "fsdp_spec",
     "make_mesh",
+    "matched",
     "param_shardings",
+    "path_name",
+    "placements",
     "put_batch",
     "replicated",
+    "within",
 ]

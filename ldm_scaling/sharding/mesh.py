@@ -1,30 +1,64 @@
 """The device mesh every run lives in, also a run on one device."""
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
-AXES = ("replica", "fsdp", "tensor")
-"""replica: copies of the model; fsdp: slices of weights and batch; tensor: slices of a layer."""
+from ldm_scaling.placement import AXES
 
 
 def make_mesh(
-    replica: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+    replica: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence[Any] | None = None
 ) -> Mesh:
     """A mesh over `devices` (default: all) with axes `AXES`.
 
+    Where the devices are several TPU slices, joined by the data-center network (DCN), each slice
+    holds whole copies of the model: only the sum of gradients over `replica` crosses the DCN.
+
     Args:
       replica, fsdp, tensor: sizes of the axes; at most one of them is -1 and takes what is left.
-      devices: the devices to use; their order is chosen to suit the network between them.
+      devices: the devices to use, real ones or those of a topology to compile for; their order is
+        chosen to suit the network between them.
 
     Raises:
-      ValueError: if the sizes do not multiply to the number of devices.
+      ValueError: if the sizes do not multiply to the number of devices, or the slices do not
+        divide `replica`.
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = {"replica": replica, "fsdp": fsdp, "tensor": tensor}
+    sizes = _filled({"replica": replica, "fsdp": fsdp, "tensor": tensor}, len(devices))
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices > 1:
+        if sizes["replica"] % slices:
+            raise ValueError(
+                f"mesh={sizes}: the devices are {slices} slices, and replica must be a multiple of "
+                f"{slices}, so that only gradients cross the network between slices"
+            )
+        within = {**sizes, "replica": sizes["replica"] // slices}
+        grid = mesh_utils.create_hybrid_device_mesh(tuple(within.values()), (slices, 1, 1), devices)
+    else:
+        grid = mesh_utils.create_device_mesh(tuple(sizes.values()), devices)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def within(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, traced with the mesh in use, as `ldm_scaling.placement` needs it."""
+
+    @functools.wraps(function)
+    def traced(*args: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args)
+
+    return traced
+
+
+def _filled(sizes: Mapping[str, int], count: int) -> dict[str, int]:
+    """The sizes with -1 replaced by what is left of `count` devices."""
+    sizes = dict(sizes)
     free = [axis for axis, size in sizes.items() if size == -1]
     fixed = math.prod(size for size in sizes.values() if size != -1)
     wrong = {axis: size for axis, size in sizes.items() if size < 1 and size != -1}
@@ -32,12 +66,11 @@ def make_mesh(
         raise ValueError(
             f"mesh={sizes}: sizes are positive, and at most one is -1 (takes the rest)"
         )
-    if free and len(devices) % fixed == 0:
-        sizes[free[0]] = len(devices) // fixed
-    if math.prod(sizes.values()) != len(devices):
+    if free and count % fixed == 0:
+        sizes[free[0]] = count // fixed
+    if math.prod(sizes.values()) != count:
         raise ValueError(
-            f"mesh={sizes}: the sizes must multiply to the {len(devices)} devices; "
+            f"mesh={sizes}: the sizes must multiply to the {count} devices; "
             "set one axis to -1 to take what is left"
         )
-    grid = mesh_utils.create_device_mesh(tuple(sizes.values()), devices)
-    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return sizes

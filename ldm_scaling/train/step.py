@@ -8,7 +8,13 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from ldm_scaling.sharding import MIN_SHARD_SIZE, batch_sharding, param_shardings, replicated
+from ldm_scaling.sharding import (
+    MIN_SHARD_SIZE,
+    batch_sharding,
+    param_shardings,
+    replicated,
+    within,
+)
 from ldm_scaling.tasks.base import Task
 from ldm_scaling.train.state import TrainState, abstract_state, init_state, state_shardings
 from ldm_scaling.types import Batch, Keys, Params
@@ -28,8 +34,8 @@ class Program(NamedTuple):
     """
 
     init: Callable[[], TrainState]
-    step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
-    evaluate: Callable[..., dict[str, jax.Array]]
+    step: jax.stages.Wrapped
+    evaluate: jax.stages.Wrapped
     state: TrainState
     frozen: Any
 
@@ -52,8 +58,9 @@ def build(
     abstract = jax.eval_shape(init)
     shardings = state_shardings(mesh, abstract, optimizer, min_shard_size)
     frozen = param_shardings(mesh, task.frozen, min_shard_size)
+    step = make_step(task, optimizer, seed=seed, ema_decay=ema_decay, accumulate=accumulate)
     step = jax.jit(
-        make_step(task, optimizer, seed=seed, ema_decay=ema_decay, accumulate=accumulate),
+        within(mesh, step),
         in_shardings=(shardings, frozen, batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
@@ -69,7 +76,7 @@ def build(
         init=jax.jit(init, out_shardings=shardings),
         step=step,
         evaluate=jax.jit(
-            evaluate,
+            within(mesh, evaluate),
             in_shardings=(shardings.params, frozen, batch_sharding(mesh)),
             out_shardings=replicated(mesh),
         ),

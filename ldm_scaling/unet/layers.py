@@ -33,6 +33,36 @@ def dense(features: int, dtype: DTypeLike, kernel_init=lecun_normal, **kwargs) -
     return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, **kwargs)
 
 
+class DensePair(nn.Module):
+    """Two linear layers of one input, their kernels stacked.
+
+    One array with an axis for the two, not twice the outputs: each half can then be split over
+    devices along its own outputs, and equal outputs of both lie on the same device.
+    """
+
+    features: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*batch C"]
+    ) -> tuple[Float[Array, "*batch F"], Float[Array, "*batch F"]]:
+        """Returns both outputs, each [..., features]."""
+        kernel = self.param("kernel", _pair_of_kernels, (2, x.shape[-1], self.features))
+        bias = self.param("bias", ZEROS, (2, self.features))
+        x, kernel, bias = (array.astype(self.dtype) for array in (x, kernel, bias))
+        first, second = (
+            jnp.dot(x, kernel[i]) + bias[i].reshape((1,) * (x.ndim - 1) + (-1,)) for i in (0, 1)
+        )
+        return first, second
+
+
+def _pair_of_kernels(key: jax.Array, shape: tuple[int, ...]) -> Float[Array, "2 C F"]:
+    pair, inputs, features = shape
+    drawn = lecun_normal(key, (inputs, pair * features))
+    return drawn.reshape(inputs, pair, features).swapaxes(0, 1)
+
+
 def conv(channels: int, size: int, dtype: DTypeLike, kernel_init=lecun_normal, **kwargs) -> nn.Conv:
     """A convolution of odd size, padded by half of it on every side, also at stride 2."""
     padding = ((size // 2, size // 2),) * 2

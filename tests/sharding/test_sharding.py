@@ -11,6 +11,7 @@ from ldm_scaling.sharding import (
     make_mesh,
     param_shardings,
     put_batch,
+    rules,
 )
 
 
@@ -45,10 +46,12 @@ def test_mesh_that_does_not_fit_is_refused(sizes):
 @pytest.mark.parametrize(
     ("shape", "spec"),
     [
-        ((3, 3, 320, 640), P(None, None, None, "fsdp")),  # largest
+        ((3, 3, 320, 640), P(None, None, "fsdp")),  # 40 x 640, not 320 x 80 in tiles of 128
+        ((3, 3, 320, 1024), P(None, None, None, "fsdp")),  # both fill their tiles: the larger
         ((1280, 320), P("fsdp")),
-        ((320, 320), P(None, "fsdp")),  # the last of equals
-        ((1001, 320), P(None, "fsdp")),  # largest that divides
+        ((320, 320), P("fsdp")),
+        ((1024, 1024), P(None, "fsdp")),  # the last of equals
+        ((1001, 320), P(None, "fsdp")),  # the only one that divides
         ((1001, 321), P()),  # nothing divides
         ((320,), P()),  # below the floor
         ((), P()),
@@ -56,6 +59,21 @@ def test_mesh_that_does_not_fit_is_refused(sizes):
 )
 def test_fsdp_rule(shape, spec):
     assert fsdp_spec(shape, fsdp=8) == spec
+
+
+@pytest.mark.parametrize("fsdp", [16, 64, 256])
+@pytest.mark.parametrize("width", [320, 512, 768])
+def test_slices_fill_their_tiles(width, fsdp):
+    """Of the kernels that hold most of the weights no slice takes more than twice its size."""
+    for shape in (
+        (3, 3, 4 * width, 4 * width),
+        (3, 3, 8 * width, 4 * width),
+        (2, 4 * width, 16 * width),
+    ):
+        spec = fsdp_spec(shape, fsdp)
+        axis = spec.index("fsdp")
+        part = tuple(n // fsdp if a == axis else n for a, n in enumerate(shape))
+        assert rules._tiled_size(part) <= 2 * np.prod(part)
 
 
 def test_fsdp_rule_on_one_slice_replicates():

@@ -232,27 +232,45 @@ def test_what_does_not_fit_is_refused(unconditional, changes, message):
         PretrainTask(config, SCHEDULE, VAE, unconditional, caption_dropout=dropout)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["cached", "online"])
-def test_eight_devices_do_what_one_does(request, kind, raw_batch, cached_batch, toy_optimizer):
-    """Frozen and trained weights in slices: loss and updated parameters of a UNet stay the same."""
-    task = request.getfixturevalue(kind)
-    batch = task.host_batch(cached_batch if kind == "cached" else raw_batch)
+@pytest.fixture(scope="module")
+def two_steps(online, raw_batch, toy_optimizer):
+    """run(devices, mesh sizes) -> losses and parameters after two steps, and the state in place."""
     # Adam divides by the gradient's size: where it is rounding noise, so would the update be.
     toy_optimizer = toy_optimizer.copy_and_resolve_references()
     toy_optimizer.update(eps=1e-2, learning_rate=1e-3)
-    found = []
-    for devices in (1, 8):
-        mesh = make_mesh(devices=jax.devices()[:devices])
+    batch = online.host_batch(raw_batch)
+
+    def run(devices, **sizes):
+        mesh = make_mesh(**sizes, devices=devices)
         optimizer = make_optimizer(toy_optimizer)
-        program = build(task, optimizer, mesh, seed=0, ema_decay=0.9, min_shard_size=64)
-        state, frozen = program.init(), jax.device_put(task.frozen, program.frozen)
+        program = build(online, optimizer, mesh, seed=0, ema_decay=0.9, min_shard_size=64)
+        state, frozen = program.init(), jax.device_put(online.frozen, program.frozen)
         losses = []
         for _ in range(2):
             state, metrics = program.step(state, frozen, put_batch(mesh, batch))
             losses.append(float(metrics["loss"]))
-        found.append((losses, jax.device_get(state.params)))
-    sharded = [p for p in jax.tree.leaves(state.params) if not p.sharding.is_fully_replicated]
-    assert len(sharded) > 20
-    for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+        return losses, jax.device_get(state.params), state, frozen
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def on_one_device(two_steps):
+    return two_steps(jax.devices()[:1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 4, 1), (1, 4, 2), (2, 2, 2)])
+def test_every_mesh_does_what_one_device_does(two_steps, on_one_device, sizes):
+    """Text encoder, autoencoder and UNet in slices: losses and parameters stay the same."""
+    replica, fsdp, tensor = sizes
+    losses, params, state, frozen = two_steps(
+        jax.devices(), replica=replica, fsdp=fsdp, tensor=tensor
+    )
+    np.testing.assert_allclose(losses, on_one_device[0], rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(on_one_device[1]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    for tree in (state.params, state.ema_params, state.opt_state[1][0].mu, frozen):
+        axes = [str(leaf.sharding.spec) for leaf in jax.tree.leaves(tree)]
+        assert any("fsdp" in a for a in axes) == (fsdp > 1)
+        assert any("tensor" in a for a in axes) == (tensor > 1)
