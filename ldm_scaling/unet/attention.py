@@ -3,24 +3,36 @@
 `xla` writes the whole score matrix and leaves the rest to the compiler. `chunked` computes the
 scores of a piece of the queries at a time and recomputes them in the backward pass, so neither
 pass holds the whole matrix; on a CPU a piece is also a single head of a single example, because
-XLA's CPU backend runs batched products of small heads slowly. *Measured* on two EPYC cores, one
-evaluation of the c = 64 network on two 64x64 latents: 11.1 s with `jax.nn.dot_product_attention`,
-7.5 s with `xla`, 1.7 s with `chunked`.
+XLA's CPU backend runs batched products of small heads slowly. *Measured* on two
+EPYC cores, one evaluation of the c = 64 network on two 64x64 latents: 11.1 s with
+`jax.nn.dot_product_attention`, 7.5 s with `xla`, 1.7 s with `chunked`.
+
+`flash` is JAX's splash-attention kernel for TPUs, whose scores never leave the core.
 """
 
 import functools
+import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from ldm_scaling.placement import BATCH_AXES, on_each_device
 from ldm_scaling.unet.layers import dense
 
 CPU_QUERIES = 512  # queries of a piece on a CPU: its scores stay in the cache
 ACCELERATOR_QUERIES = 1024  # and elsewhere; a number of queries, so that batch size is no matter
-AUTO_CHUNKED_SCORES = 1 << 18  # `auto` takes `chunked` from this many scores a head on
+AUTO_CHUNKED_SCORES = 1 << 18  # `auto` takes `chunked` or `flash` from this many scores a head on
+FLASH_LANES = 128  # its blocks are multiples of these
+# Queries, keys, and keys at a time of a block. The backward pass takes all keys in one, where they
+# are up to 4096: each further block writes a gradient of the queries of its own, and their sum took
+# 1.2 of 5.8 ms (estimated for v5p; 8 examples, 8 heads of 40, 4096 tokens).
+FLASH_FORWARD, FLASH_BACKWARD = (1024, 2048, 512), (512, 4096, 512)
+FLASH_RESIDUALS = "flash attention"
+"""The name of what the kernel keeps for its backward pass, for policies of rematerialisation."""
 
 
 class Attention(nn.Module):
@@ -28,7 +40,7 @@ class Attention(nn.Module):
 
     Attributes:
       heads: number of heads; must divide the channels of x.
-      kernel: "auto", "xla" or "chunked".
+      kernel: "auto", "xla", "chunked" or "flash".
       dtype: of the computation; parameters and softmax are float32.
     """
 
@@ -63,19 +75,27 @@ def dot_product_attention(
 
     Args:
       q, k, v: queries, keys and values, of any one float dtype.
-      kernel: "xla", "chunked", or "auto": `chunked` where a head has `AUTO_CHUNKED_SCORES` or
-        more (from there on it is faster on a CPU and saves memory elsewhere). What `chunked` does
-        depends on the platform that the computation is *lowered* for, so a step compiled for a
-        TPU on a machine without one gets the TPU's pieces.
+      kernel: "xla"; "chunked"; "flash", for TPUs, and plain where its blocks do not fit; or
+        "auto": on a TPU `flash`, elsewhere `chunked`, both where a head has `AUTO_CHUNKED_SCORES`
+        or more (from there on it is faster and saves memory). What is done depends on the
+        platform that the computation is *lowered* for, so a step compiled for a TPU on a machine
+        without one gets the TPU's kernel.
     """
     scores = q.shape[1] * k.shape[1]
     if kernel == "xla" or (kernel == "auto" and scores < AUTO_CHUNKED_SCORES):
         return _plain(q, k, v)
-    # Only q, k and v are kept for the backward pass, whichever platform it is for.
-    chunked = functools.partial(
-        jax.lax.platform_dependent, cpu=_map_heads_and_queries, default=_map_queries
+    if kernel == "flash":
+        return _flash(q, k, v)
+    on_tpu = {"tpu": _flash} if kernel == "auto" else {}
+    return jax.lax.platform_dependent(
+        q,
+        k,
+        v,
+        # Only q, k and v are kept for the backward pass.
+        cpu=jax.checkpoint(_map_heads_and_queries),
+        default=jax.checkpoint(_map_queries),
+        **on_tpu,
     )
-    return jax.checkpoint(chunked)(q, k, v)
 
 
 def _plain(q: Array, k: Array, v: Array) -> Array:
@@ -125,6 +145,47 @@ def _map_queries(q: Array, k: Array, v: Array) -> Array:
 
     q = q.reshape(batch, pieces, -1, heads, size).swapaxes(0, 1)
     return jax.lax.map(piece, q).swapaxes(0, 1).reshape(batch, queries, heads, size)
+
+
+def _flash(q: Array, k: Array, v: Array) -> Array:
+    """JAX's splash-attention kernel for TPUs, where its blocks fit; the plain product elsewhere."""
+    queries, keys = q.shape[1], k.shape[1]
+    if queries % FLASH_LANES or keys % FLASH_LANES:
+        return _plain(q, k, v)
+    heads_apart = PartitionSpec(BATCH_AXES, None, "tensor")
+    return on_each_device(_splash, heads_apart)(q, k, v)
+
+
+def _splash(q: Array, k: Array, v: Array) -> Array:
+    # Seconds to import, and of no use elsewhere.
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    queries, keys, heads = q.shape[1], k.shape[1], q.shape[2]
+
+    def blocks(suffix: str, limits: tuple[int, int, int]) -> dict[str, int]:
+        names = (f"block_q{suffix}", f"block_kv{suffix}", f"block_kv{suffix}_compute")
+        sizes = map(math.gcd, (queries, keys, keys), limits)
+        return dict(zip(names, sizes, strict=True))
+
+    # Tokens along the lanes: heads of 8 to 96 channels would fill a fraction of them.
+    layout = splash.QKVLayout.SEQ_MINOR
+    kernel = splash.make_splash_mha(
+        mask=masks.MultiHeadMask([masks.FullMask((queries, keys))] * heads),
+        head_shards=1,
+        q_seq_shards=1,
+        block_sizes=splash.BlockSizes(
+            **blocks("", FLASH_FORWARD),
+            **blocks("_dkv", FLASH_BACKWARD),
+            use_fused_bwd_kernel=True,
+            q_layout=layout,
+            k_layout=layout,
+            v_layout=layout,
+        ),
+        residual_checkpoint_name=FLASH_RESIDUALS,
+    )
+    q, k, v = (x.swapaxes(1, 2) for x in (q * _scale(q), k, v))
+    return jax.vmap(kernel)(q, k, v).swapaxes(1, 2)
 
 
 def _pieces(queries: int, limit: int) -> int:

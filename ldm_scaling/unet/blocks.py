@@ -10,14 +10,23 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Real
 
+from ldm_scaling.placement import keep_examples_apart
 from ldm_scaling.unet.attention import Attention
-from ldm_scaling.unet.layers import ZEROS, GroupNorm, conv, dense
+from ldm_scaling.unet.layers import ZEROS, DensePair, GroupNorm, conv, dense
+
+BLOCK_OUTPUT = "block output"
+"""The name of what residual blocks and transformers return, for policies of rematerialisation."""
 
 RESNET_EPSILON = 1e-5
 TRANSFORMER_EPSILON = 1e-6  # of the group norm before the projection, as in SD's checkpoints
+
+
+def _block_output(x: Array) -> Array:
+    return checkpoint_name(keep_examples_apart(x), BLOCK_OUTPUT)
 
 
 def timestep_embedding(t: Real[Array, "B"], size: int) -> Float[Array, "B {size}"]:
@@ -64,7 +73,7 @@ class ResnetBlock(nn.Module):
         y = conv(self.channels, 3, self.dtype, kernel_init=ZEROS, name="conv2")(y)
         if x.shape[-1] != self.channels:
             x = conv(self.channels, 1, self.dtype, name="conv_shortcut")(x)
-        return x + y
+        return _block_output(x + y)
 
 
 class Downsample(nn.Module):
@@ -121,9 +130,9 @@ class Transformer(nn.Module):
         )
         if self.linear_projection:
             y = dense(channels, self.dtype, kernel_init=ZEROS, name="proj_out")(y)
-            return x + y.reshape(x.shape)
-        y = y.reshape(x.shape)
-        return x + conv(channels, 1, self.dtype, kernel_init=ZEROS, name="proj_out")(y)
+            return _block_output(x + y.reshape(x.shape))
+        y = conv(channels, 1, self.dtype, kernel_init=ZEROS, name="proj_out")(y.reshape(x.shape))
+        return _block_output(x + y)
 
 
 class TransformerBlock(nn.Module):
@@ -164,7 +173,7 @@ class FeedForward(nn.Module):
 
 
 class GEGLU(nn.Module):
-    """One half of a linear layer gates the other through a GELU."""
+    """One linear layer gates another through a GELU."""
 
     features: int
     dtype: DTypeLike = jnp.float32
@@ -172,7 +181,7 @@ class GEGLU(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B N C"]) -> Float[Array, "B N F"]:
         """Returns [B, N, features]."""
-        x, gate = jnp.split(dense(2 * self.features, self.dtype, name="proj")(x), 2, axis=-1)
+        x, gate = DensePair(self.features, self.dtype, name="proj")(x)
         # The exact GELU, in float32 because its tail is a small difference. jax.nn.gelu goes
         # through erfc, whose gradient takes a CPU twice as long.
         gate = gate.astype(jnp.float32)

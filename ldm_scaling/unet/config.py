@@ -4,8 +4,8 @@ import dataclasses
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 DTYPES = ("float32", "bfloat16")
-REMAT = ("none", "block")
-ATTENTION_KERNELS = ("auto", "xla", "chunked")
+REMAT = ("none", "block", "dots", "offload")
+ATTENTION_KERNELS = ("auto", "xla", "chunked", "flash")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,10 @@ class UNetConfig:
       prediction_type: what the output means, in diffusers' words. The network itself does not
         look at it; whoever trains or samples it does.
       dtype: of the computation. Parameters, normalisation statistics and softmax are float32.
-      remat: "block" recomputes each residual block and transformer in the backward pass.
+      remat: what the backward pass finds in memory. "none": everything; "dots": the results of
+        convolutions and matrix products, the rest is computed again; "block": the inputs of
+        residual blocks and transformers; "offload": these inputs, in the host's memory (needs a
+        platform with one of its own: TPU or GPU).
       attention: kernel, see `ldm_scaling.unet.attention`.
 
     Raises:

@@ -4,6 +4,7 @@ FLOPs are those of matrix products and convolutions, two for each multiply-add: 
 Table 1 counts (arXiv:2404.01367) and what fills an accelerator. Norms and softmax are left out.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -94,6 +95,7 @@ def _sub_jaxprs(params: dict[str, Any]) -> Iterator[core.Jaxpr]:
 
 @functools.cache
 def _parameters_and_flops(config: UNetConfig, tokens: int, batch: int) -> tuple[int, int]:
+    config = dataclasses.replace(config, attention="xla", remat="none")  # nothing hidden in kernels
     # Initialisation runs the network once (and multiplies no other matrices): one trace for both.
     init = functools.partial(UNet(config).init, jax.random.key(0))
     size = config.sample_size

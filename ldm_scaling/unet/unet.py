@@ -1,10 +1,16 @@
 """The UNet: assembly only."""
 
+from typing import Any
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
 
+from ldm_scaling.placement import keep_examples_apart
+from ldm_scaling.unet.attention import FLASH_RESIDUALS
 from ldm_scaling.unet.blocks import (
+    BLOCK_OUTPUT,
     RESNET_EPSILON,
     Downsample,
     ResnetBlock,
@@ -16,6 +22,13 @@ from ldm_scaling.unet.blocks import (
 from ldm_scaling.unet.config import UNetConfig
 from ldm_scaling.unet.layers import ZEROS, GroupNorm, conv
 
+OFFLOAD_BLOCKS = jax.checkpoint_policies.save_and_offload_only_these_names(
+    names_which_can_be_saved=[],
+    names_which_can_be_offloaded=[BLOCK_OUTPUT],
+    offload_src="device",
+    offload_dst="pinned_host",
+)
+
 
 class UNet(nn.Module):
     """Text-conditioned latent diffusion UNet (arXiv:2112.10752; diffusers UNet2DConditionModel).
@@ -26,7 +39,6 @@ class UNet(nn.Module):
 
     config: UNetConfig
 
-    @nn.compact
     def __call__(
         self,
         x: Float[Array, "B H W C"],
@@ -46,13 +58,19 @@ class UNet(nn.Module):
         Raises:
           ValueError: for a shape that does not fit the config.
         """
+        _check_shapes(self.config, x.shape, context.shape)
+        if self.config.remat != "offload":
+            return self._assemble(x, t, context)
+        return nn.remat(UNet._assemble, policy=OFFLOAD_BLOCKS)(self, x, t, context)
+
+    @nn.compact
+    def _assemble(self, x: Array, t: Array, context: Array) -> Array:
         config, dtype = self.config, jnp.dtype(self.config.dtype)
-        _check_shapes(config, x.shape, context.shape)
         channels, levels = config.block_out_channels, len(config.block_out_channels)
 
         sinusoids = timestep_embedding(t, channels[0]).astype(dtype)
         time = TimestepEmbedding(4 * channels[0], dtype, name="time_embedding")(sinusoids)
-        context = context.astype(dtype)
+        time, context = keep_examples_apart(time), keep_examples_apart(context.astype(dtype))
 
         x = conv(channels[0], 3, dtype, name="conv_in")(x)
         skips = [x]
@@ -136,9 +154,24 @@ class UpBlock(nn.Module):
         return x
 
 
+def _matrix_products(primitive: Any, *_: Any, **parameters: Any) -> bool:
+    """Whether to keep a result: of convolutions and linear layers, not of attention's scores."""
+    if primitive.name == "name":  # of `checkpoint_name`
+        return parameters["name"] == FLASH_RESIDUALS
+    if primitive.name == "dot_general":
+        _, (batch_axes, _) = parameters["dimension_numbers"]
+        return not batch_axes
+    return primitive.name == "conv_general_dilated"
+
+
+def _remat(block: Any, config: UNetConfig) -> Any:
+    if config.remat == "block":
+        return nn.remat(block)
+    return nn.remat(block, policy=_matrix_products) if config.remat == "dots" else block
+
+
 def _resnet(config: UNetConfig, level: int, index: int) -> nn.Module:
-    module = nn.remat(ResnetBlock) if config.remat == "block" else ResnetBlock
-    return module(
+    return _remat(ResnetBlock, config)(
         config.block_out_channels[level],
         config.norm_groups,
         jnp.dtype(config.dtype),
@@ -147,8 +180,7 @@ def _resnet(config: UNetConfig, level: int, index: int) -> nn.Module:
 
 
 def _transformer(config: UNetConfig, level: int, index: int) -> nn.Module:
-    module = nn.remat(Transformer) if config.remat == "block" else Transformer
-    return module(
+    return _remat(Transformer, config)(
         config.heads_of(level),
         config.norm_groups,
         config.linear_projection,

@@ -76,6 +76,48 @@ def test_lowering_decides_the_platform(qkv):
     assert "batching_dims = [0, 1]" not in texts["cpu"]
 
 
+def test_flash_is_the_same_mathematics():
+    """The TPU's kernel, interpreted: results and gradients, with several blocks of keys."""
+    from jax.experimental.pallas import tpu as pltpu
+
+    rng = np.random.default_rng(1)
+    q, k, v = (jnp.asarray(rng.normal(size=(2, 256, 2, 8)), jnp.float32) for _ in range(3))
+    both = {}
+    for kernel in ("flash", "xla"):
+        function = jax.value_and_grad(loss, argnums=(1, 2, 3))
+        with pltpu.force_tpu_interpret_mode():
+            both[kernel] = function(kernel, q, k, v)
+    for a, b in zip(*map(jax.tree.leaves, both.values()), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-4)
+
+
+def test_flash_leaves_alone_what_its_blocks_do_not_fit(qkv):
+    np.testing.assert_array_equal(
+        dot_product_attention(*qkv, "flash"), dot_product_attention(*qkv, "xla")
+    )
+
+
+def test_auto_takes_flash_on_a_tpu_only():
+    big = jax.ShapeDtypeStruct((1, 1024, 2, 8), jnp.float32)
+    step = jax.jit(lambda *a: dot_product_attention(*a, "auto"))
+    traced = step.trace(big, big, big)
+    texts = {p: traced.lower(lowering_platforms=(p,)).as_text() for p in ("cpu", "tpu")}
+    assert "tpu_custom_call" in texts["tpu"]
+    assert "tpu_custom_call" not in texts["cpu"]
+
+
+def test_flash_runs_on_each_devices_examples_and_heads():
+    """Under a mesh the kernel sees its own examples and heads, and nothing is gathered."""
+    from ldm_scaling.sharding import make_mesh, within
+
+    mesh = make_mesh(replica=2, fsdp=2, tensor=2)
+    big = jax.ShapeDtypeStruct((8, 1024, 4, 8), jnp.float32)
+    step = jax.jit(within(mesh, lambda *a: dot_product_attention(*a, "flash")))
+    text = step.trace(big, big, big).lower(lowering_platforms=("tpu",)).as_text()
+    assert "tpu_custom_call" in text
+    assert "tensor<2x2x8x1024xf32>" in text  # 8 examples over 4 devices, 4 heads over 2
+
+
 def test_large_scores_do_not_overflow():
     big = jnp.full((1, 4, 1, 8), 100.0)
     out = dot_product_attention(big, big, big, "xla")
