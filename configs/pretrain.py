@@ -59,6 +59,7 @@ def get_config(name: str = "micro-32") -> ConfigDict:
         "b1": 0.9,
         "b2": 0.99 if micro else 0.999,
         "eps": 1e-8,
+        "mu_dtype": "float32",  # of the first moment; "bfloat16" saves 2 bytes a parameter
         "weight_decay": 0.01,
         "clip_norm": 1.0,
     }
