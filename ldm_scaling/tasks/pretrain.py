@@ -33,7 +33,7 @@ class PretrainTask:
       config: the UNet.
       schedule: noise levels.
       autoencoder: whose latents they are (scaling_factor, shift_factor).
-      unconditional: context [L, D] of the empty prompt.
+      unconditional: context [L, D] of the empty prompt; where nothing is run, its shape will do.
       encoders, encoder_params: for online batches; None for cached ones.
       weighting, gamma: of the loss, see `diffusion.loss_weight`.
       caption_dropout: probability that an example is trained without its caption, so that one
@@ -53,7 +53,7 @@ class PretrainTask:
         config: UNetConfig,
         schedule: Schedule,
         autoencoder: AutoencoderConfig,
-        unconditional: np.ndarray,
+        unconditional: np.ndarray | jax.ShapeDtypeStruct,
         *,
         encoders: FrozenEncoders | None = None,
         encoder_params: Params | None = None,

@@ -1,0 +1,47 @@
+"""Compiles a run's programs for a TPU slice, without a TPU, and records memory, FLOPs and traffic.
+
+    python launch/compile_report.py --config=configs/pretrain.py:768 --topology=v5p:4x4x4 \\
+        --config.batch_size=2048 --output=compile.jsonl
+
+What is compiled is the training loop's own step. Seconds and utilisation are the compiler's
+estimates. Needs the package libtpu and, for the larger widths, half an hour and 10 GB.
+"""
+
+import os
+
+from absl import app, flags
+from ml_collections import config_flags
+
+CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
+TOPOLOGY = flags.DEFINE_string("topology", None, "Chip and shape of a slice, such as v5p:4x4x4.")
+SLICES = flags.DEFINE_integer("slices", 1, "Slices, joined by the data-center network.", 1)
+PROGRAM = flags.DEFINE_multi_enum(
+    "program", ["train"], ["train", "evaluate"], "What to compile; may be repeated."
+)
+OUTPUT = flags.DEFINE_string("output", None, "Records; a line is added for each program.")
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments: {argv[1:]}")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    from ldm_scaling.launching import explained
+    from ldm_scaling.records import append_record
+    from ldm_scaling.train.aot import compile_record
+
+    with explained("compile_report"):
+        for program in dict.fromkeys(PROGRAM.value):
+            record = compile_record(
+                CONFIG.value, TOPOLOGY.value, slices=SLICES.value, program=program
+            )
+            for name, value in record.costs.items():
+                print(f"{name:28s} {value:>24,.6g}")
+            print(f"{'utilisation, estimated':28s} {record.metrics['utilisation'].value:>24.3f}")
+            print(f"seconds of compiling: {record.provenance['seconds']}")
+            if OUTPUT.value:
+                append_record(OUTPUT.value, record)
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "topology"])
+    app.run(main)

@@ -1,0 +1,186 @@
+"""What a compiled program says of itself: collectives and cycles, read from its final HLO text.
+
+XLA's own cost analysis counts a loop's body once and does not name collectives at all. The text of
+the scheduled module has both: every collective with the shape it moves, every loop with its trip
+count, and (on TPUs) the cycles that the compiler expects an operation to take.
+"""
+
+import dataclasses
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+COLLECTIVES = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
+
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-<>]+) \(.*\) -> .* \{$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.+?) ([a-z][\w\-]*)\(")
+_SHAPE = re.compile(r"\b([a-z]+\d+\w*|pred)\[([\d,]*)\]")
+_CALLED = re.compile(r"(?:body|condition|calls|to_apply)=%?([\w.\-<>]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_OPERANDS = re.compile(r"operand_layout_constraints=\{((?:[^{}]|\{[^{}]*\})*)\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """All collectives of one kind in one run of the program.
+
+    Attributes:
+      count: how many run.
+      bytes: of their results on one device, summed over all that run.
+    """
+
+    count: int = 0
+    bytes: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """A custom call, of which the compiler knows no cost.
+
+    Attributes:
+      name: of the instruction, without its number: Pallas kernels give theirs.
+      operands: shapes of its operands.
+      count: how often it runs.
+    """
+
+    name: str
+    operands: tuple[tuple[int, ...], ...]
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What `read` finds: for one device and one run of the program, loops unrolled.
+
+    Attributes:
+      collectives: kind -> count and bytes.
+      cycles: operation, such as "fusion" or "copy" -> the compiler's estimate for all of that
+        kind. Collectives, transfers and kernels are not among them.
+      kernels: custom calls.
+      unknown_loops: loops whose trip count is not known; their bodies are counted once.
+    """
+
+    collectives: Mapping[str, Collective]
+    cycles: Mapping[str, int]
+    kernels: tuple[Kernel, ...]
+    unknown_loops: int
+
+
+def read(text: str) -> Reading:
+    """Reads the text of a compiled module, as `jax.stages.Compiled.as_text` gives it.
+
+    Raises:
+      ValueError: it has no entry computation.
+    """
+    computations, entry = _split(text)
+    collectives: dict[str, Collective] = defaultdict(Collective)
+    cycles: dict[str, int] = defaultdict(int)
+    kernels: dict[tuple[str, tuple[tuple[int, ...], ...]], int] = defaultdict(int)
+    unknown = 0
+    for computation, (times, fused) in _runs(computations, entry).items():
+        for name, shape, operation, line in _instructions(computations[computation]):
+            kind = operation.removesuffix("-start")
+            if kind in COLLECTIVES:
+                so_far = collectives[kind]
+                moved = _bytes_moved(shape, asynchronous=operation != kind)
+                collectives[kind] = Collective(so_far.count + times, so_far.bytes + times * moved)
+            elif fused:
+                continue
+            elif operation == "custom-call":
+                kernels[re.sub(r"\.\d+$", "", name), _operand_shapes(line)] += times
+            elif estimate := _CYCLES.search(line):
+                cycles[operation] += times * int(estimate[1])
+            unknown += operation == "while" and not _TRIPS.search(line)
+    return Reading(
+        collectives=dict(sorted(collectives.items())),
+        cycles=dict(sorted(cycles.items(), key=lambda item: -item[1])),
+        kernels=tuple(Kernel(*key, count) for key, count in sorted(kernels.items())),
+        unknown_loops=unknown,
+    )
+
+
+def _split(text: str) -> tuple[dict[str, list[str]], str]:
+    """Name -> lines of every computation, and the name of the entry."""
+    computations: dict[str, list[str]] = {}
+    entry, lines = "", None
+    for line in text.splitlines():
+        if lines is None:
+            if header := _COMPUTATION.match(line):
+                lines = computations[header[2]] = []
+                entry = header[2] if header[1] else entry
+        elif line == "}":  # a kernel's metadata may hold lines that only begin with a brace
+            lines = None
+        else:
+            lines.append(line)
+    if not entry:
+        raise ValueError("no entry computation: this is not the text of a compiled module")
+    return computations, entry
+
+
+def _instructions(lines: list[str]) -> Iterator[tuple[str, str, str, str]]:
+    """(name, shape, operation, line) of every instruction."""
+    for line in lines:
+        if found := _INSTRUCTION.match(line):
+            yield found[1], found[2], found[3], line
+
+
+def _runs(computations: dict[str, list[str]], entry: str) -> dict[str, tuple[int, bool]]:
+    """Computation -> how often it runs, and whether only as a part of a fused operation.
+
+    The cycles of a fused operation stand at its caller; but collectives may be fused, too. Of a
+    conditional's branches each is counted as if it were taken.
+    """
+    times: dict[str, int] = defaultdict(int)
+    alone: set[str] = set()
+
+    def visit(name: str, count: int, fused: bool) -> None:
+        times[name] += count
+        if not fused:
+            alone.add(name)
+        for _, _, operation, line in _instructions(computations[name]):
+            trips = _TRIPS.search(line) if operation == "while" else None
+            branches = _BRANCHES.search(line)
+            called = _CALLED.findall(line) + (branches[1].split(",") if branches else [])
+            inside = fused or operation not in ("while", "conditional", "call")
+            for each in (c.strip().lstrip("%") for c in called):
+                if each in computations:
+                    visit(each, count * (int(trips[1]) if trips else 1), inside)
+
+    visit(entry, 1, False)
+    return {name: (count, name not in alone) for name, count in times.items()}
+
+
+def _bytes_moved(shape: str, asynchronous: bool) -> int:
+    """Bytes of a collective's result. An asynchronous one lists operands, results and contexts."""
+    arrays = [(dtype, dims) for dtype, dims in _SHAPE.findall(shape)]
+    if asynchronous:
+        arrays = [(dtype, dims) for dtype, dims in arrays if (dtype, dims) != ("u32", "")]
+        arrays = arrays[len(arrays) // 2 :]
+    return sum(_itemsize(dtype) * int(np.prod(_dims(dims))) for dtype, dims in arrays)
+
+
+def _operand_shapes(line: str) -> tuple[tuple[int, ...], ...]:
+    operands = _OPERANDS.search(line)
+    return tuple(_dims(dims) for _, dims in _SHAPE.findall(operands[1])) if operands else ()
+
+
+def _dims(text: str) -> tuple[int, ...]:
+    return tuple(int(size) for size in text.split(",") if size)
+
+
+def _itemsize(hlo_dtype: str) -> int:
+    """Bytes of an element: the first number in "bf16" or "f8e4m3fn" is of bits."""
+    bits = re.search(r"\d+", hlo_dtype)
+    return max(1, int(bits[0]) // 8) if bits else 1  # pred

@@ -1,0 +1,177 @@
+"""The loop's own step, compiled by the TPU's compiler on a machine without a TPU."""
+
+import importlib.util
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ldm_scaling.sharding import make_mesh
+from ldm_scaling.sharding.topology import CHIPS, chip_of, topology_devices
+from ldm_scaling.train import aot
+from ldm_scaling.train.compiled import Kernel, read
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+TPU = "v5p:2x2x1"
+pytest.importorskip("libtpu", reason="the TPU's compiler is for Linux on x86-64")
+
+
+def tiny_config(**changes):
+    """A network of two levels at 8x8 latents: everything that the big ones have, in seconds."""
+    spec = importlib.util.spec_from_file_location("pretrain", CONFIGS / "pretrain.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config("64")
+    config.unlock()
+    config.data.image_size = 64
+    config.batch_size = 16
+    config.cache = True
+    config.model.update(
+        block_out_channels=(64, 64),
+        layers_per_block=1,
+        attention_levels=(True, False),
+        context_size=64,
+        remat="none",
+    )
+    config.update(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def record():
+    return aot.compile_record(tiny_config(), TPU)
+
+
+def test_the_record_says_where_it_was_compiled_for(record):
+    assert record.point["chips"] == 4
+    assert (record.point["mesh_replica"], record.point["mesh_fsdp"]) == (1, 4)
+    assert record.point["program"] == "train"
+    assert "nothing was run" in record.protocol["source"]
+
+
+def test_memory_is_that_of_the_state(record):
+    """Arguments: parameters, two moments and the average, sharded four ways, and the batch."""
+    config = tiny_config()
+    task = aot.abstract_task(config)
+    parameters = sum(p.size for p in jax.tree.leaves(jax.eval_shape(task.init, jax.random.key(0))))
+    whole = 16 * parameters
+    assert whole / 4 < record.costs["argument_bytes"] < 0.6 * whole  # tiles of memory are padded
+    assert record.costs["hbm_bytes"] > record.costs["argument_bytes"]
+    assert record.costs["hbm_capacity"] == 95 * 2**30
+
+
+def test_flops_are_those_of_the_trace(record):
+    task = aot.abstract_task(tiny_config())
+    assert record.costs["model_flops"] == 3 * task.forward_flops * 16 / 4
+    assert record.costs["compiler_flops"] > 0.8 * record.costs["model_flops"]
+
+
+def test_weights_are_gathered_and_gradients_summed(record):
+    assert record.costs["all-gather_count"] > 10
+    assert record.costs["all-reduce_count"] + record.costs.get("reduce-scatter_count", 0) > 0
+    kinds = [k for k in record.costs if k.endswith("_bytes") and k.split("_")[0] in ALL_KINDS]
+    assert record.costs["collective_bytes"] == sum(record.costs[kind] for kind in kinds)
+
+
+ALL_KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+
+
+def test_examples_stay_where_they_are(record):
+    """No activation is moved: what is exchanged is of the size of weights and gradients."""
+    weights = 4 * record.costs["argument_bytes"]
+    assert record.costs.get("all-to-all_bytes", 0) < 0.01 * weights
+    assert record.costs["collective_bytes"] < weights
+
+
+def test_a_program_too_big_says_so():
+    config = tiny_config(batch_size=2**18)
+    with pytest.raises(MemoryError, match="v5e:2x2: does not fit"):
+        aot.compile_record(config, "v5e:2x2")
+
+
+@pytest.mark.parametrize(
+    ("topology", "message"),
+    [("v5:2x2", "did you mean 'v5"), ("v5p:3x5x7", "topology='v5p:3x5x7'")],
+)
+def test_unknown_topologies_are_refused(topology, message):
+    with pytest.raises(ValueError, match=message):
+        topology_devices(topology)
+
+
+def test_batches_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match="batch_size=10: must be a multiple"):
+        aot.compile_record(tiny_config(batch_size=10), TPU)
+
+
+def test_slices_share_nothing_but_gradients():
+    mesh = make_mesh(replica=2, fsdp=4, devices=topology_devices("v5e:2x2", slices=2))
+    for replica in range(2):
+        assert len({d.slice_index for d in mesh.devices[replica].flat}) == 1
+    with pytest.raises(ValueError, match="the devices are 2 slices, and replica must be"):
+        make_mesh(replica=1, fsdp=8, devices=topology_devices("v5e:2x2", slices=2))
+
+
+def test_loops_are_counted_as_often_as_they_run():
+    mesh = make_mesh(fsdp=4, devices=topology_devices(TPU))
+    rows = NamedSharding(mesh, PartitionSpec("fsdp"))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+
+    def total(x, repeats):
+        def body(carry, _):
+            # A sum over devices that depends on the last one, so that none can be left out.
+            return jnp.sin(carry) + jnp.sum(jnp.sin(x * carry[0])), None
+
+        return jax.lax.scan(body, jnp.ones(128), None, length=repeats)[0]
+
+    found = []
+    for repeats in (1, 7):
+        x = jax.ShapeDtypeStruct((64, 128), jnp.float32, sharding=rows)
+        step = jax.jit(total, static_argnums=1, out_shardings=everywhere)
+        found.append(read(step.lower(x, repeats).compile().as_text()))
+    assert [r.collectives["all-reduce"].count for r in found] == [1, 7]
+    assert found[1].collectives["all-reduce"].bytes == 7 * found[0].collectives["all-reduce"].bytes
+    assert sum(found[1].cycles.values()) > 3 * sum(found[0].cycles.values())
+
+
+def test_flash_attention_is_counted_by_hand():
+    from ldm_scaling.unet.attention import dot_product_attention
+
+    device = jax.sharding.SingleDeviceSharding(topology_devices(TPU)[0])
+    array = jax.ShapeDtypeStruct((2, 1024, 4, 40), jnp.bfloat16, sharding=device)
+
+    def loss(q, k, v):
+        return dot_product_attention(q, k, v, "auto").astype(jnp.float32).sum()
+
+    text = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(array, array, array).compile().as_text()
+    kernels = {kernel.name: kernel for kernel in read(text).kernels}
+    one_product = 2 * 2 * 4 * 1024 * 1024 * 128  # 40 channels take the room of 128
+    assert aot.kernel_flops(kernels["splash_mha_fwd_residuals"]) == 2 * one_product
+    assert aot.kernel_flops(kernels["splash_mha_dkv_no_residuals"]) == 5 * one_product
+    assert aot.kernel_flops(Kernel("something_else", ((1, 2, 3, 4),), 1)) == 0
+
+
+@pytest.mark.slow
+def test_offloading_takes_blocks_out_of_the_chips_memory():
+    kept = {
+        remat: aot.compile_record(
+            tiny_config(batch_size=2048, model={**tiny_config().model, "remat": remat}), TPU
+        ).costs["temporary_bytes"]
+        for remat in ("none", "offload")
+    }
+    assert kept["offload"] < 0.7 * kept["none"]
+
+
+@pytest.mark.parametrize("name", CHIPS)
+def test_chips_agree_with_their_clocks(name):
+    """Peak FLOP/s = clock x cores x units x size of a unit squared x 2."""
+    chip = chip_of(f"{name}:2x2")
+    side = 256 if name == "v6e" else 128
+    assert math.isclose(chip.flops, chip.clock * chip.cores * 4 * side**2 * 2, rel_tol=0.01)
+
+
+def test_read_refuses_what_is_no_module():
+    with pytest.raises(ValueError, match="no entry computation"):
+        read("nothing")
