@@ -19,14 +19,20 @@ _AXIS = flags.DEFINE_string(
     "The cost compared; sampling_cost_guided counts guidance's evaluations.",
 )
 _FAMILY = flags.DEFINE_string("family", None, "Which family, where the records hold several.")
-_FIGURE = flags.DEFINE_string("figure", None, "Only this figure, such as figure_9 or frontier.")
+_FIGURE = flags.DEFINE_string("figure", None, "Only this figure, such as figure_9, or pods.")
 _DATASET = flags.DEFINE_string("dataset", "", "What the images are, in words, for the report.")
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"not understood: {' '.join(argv[1:])}")
-    from ldm_scaling.analysis.figures import draw_figure, write_drawing
+    from ldm_scaling.analysis.figures import (
+        RECORD_FIGURES,
+        draw_figure,
+        draw_records,
+        write_drawing,
+    )
+    from ldm_scaling.analysis.figures_compile import pod_rows, table
     from ldm_scaling.analysis.report import write_report
     from ldm_scaling.analysis.study import Study
     from ldm_scaling.launching import explained
@@ -40,7 +46,10 @@ def main(argv: list[str]) -> None:
     with explained("analyze"):
         records = read_records(paths)
         logging.info("%d records from %s", len(records), ", ".join(paths))
-        if _FIGURE.value:
+        if _FIGURE.value in RECORD_FIGURES:
+            written = write_drawing(draw_records(records, _FIGURE.value), Path(_OUTPUT.value))
+            print(table(pod_rows(records)))
+        elif _FIGURE.value:
             drawing = draw_figure(Study.from_records(records, **choice), _FIGURE.value, samples)
             written = write_drawing(drawing, Path(_OUTPUT.value))
         else:

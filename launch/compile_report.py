@@ -27,7 +27,7 @@ def main(argv):
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from ldm_scaling.launching import explained
     from ldm_scaling.records import append_record
-    from ldm_scaling.train.aot import compile_record
+    from ldm_scaling.train.abstract import compile_record
 
     with explained("compile_report"):
         for program in dict.fromkeys(PROGRAM.value):

@@ -9,7 +9,7 @@ PACKAGE = ROOT / "ldm_scaling"
 # A room may import the rooms named beside it, itself, and nothing else of the package.
 GROUND = {"types", "records", "naming", "launching", "placement"}
 MODELS = {"unet", "encoders"}
-CORE = MODELS | {"diffusion", "sharding", "data", "metrics"}  # blind to each other
+CORE = MODELS | {"diffusion", "sharding", "data", "metrics", "aot"}  # blind to each other
 MAY_IMPORT = {
     **{room: set() for room in GROUND},
     **{room: GROUND for room in CORE},

@@ -4,14 +4,15 @@ A figure whose data are missing is left out and its reason given: nothing is dra
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ldm_scaling.analysis import figures_cost, figures_models, sample_grids
+from ldm_scaling.analysis import figures_compile, figures_cost, figures_models, sample_grids
 from ldm_scaling.analysis.sample_grids import Strips
 from ldm_scaling.analysis.study import Study
 from ldm_scaling.analysis.style import Drawing, NotEnoughDataError, render_drawing
 from ldm_scaling.naming import check_name
+from ldm_scaling.records import Record
 
 FIGURES: Mapping[str, Callable[[Study, Strips], Drawing]] = {
     "frontier": lambda study, strips: figures_cost.figure_frontier(study),
@@ -24,6 +25,11 @@ FIGURES: Mapping[str, Callable[[Study, Strips], Drawing]] = {
     "figure_11": lambda study, strips: figures_cost.figure_11(study),
     "table_1": lambda study, strips: figures_models.figure_table_1(),
 }
+
+RECORD_FIGURES: Mapping[str, Callable[[Sequence[Record]], Drawing]] = {
+    "pods": figures_compile.figure_pods,
+}
+"""Figures that are no part of a study: they read compile records alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +48,11 @@ def draw_figure(study: Study, name: str, samples_dir: Path | None = None) -> Dra
       NotEnoughDataError: the records lack what it shows.
     """
     return FIGURES[check_name("figure", name, FIGURES)](study, Strips(samples_dir))
+
+
+def draw_records(records: Sequence[Record], name: str) -> Drawing:
+    """One of `RECORD_FIGURES`. Raises as `draw_figure`."""
+    return RECORD_FIGURES[check_name("figure", name, RECORD_FIGURES)](records)
 
 
 def draw_all(study: Study, samples_dir: Path | None = None) -> Figures:

@@ -1,0 +1,180 @@
+"""What the TPU compiler expects of training the family on pods: memory, utilisation, traffic.
+
+These figures read records of kind "compile" (`launch/compile_report.py`) and need no study. All
+that they show is estimated: nothing was run on a TPU.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure, SubFigure
+
+from ldm_scaling.analysis import style
+from ldm_scaling.analysis.style import Drawing, NotEnoughDataError, Panel
+from ldm_scaling.records import Record
+
+GIB = 2**30
+_PARTS = (("argument_bytes", "state"), ("temporary_bytes", "temporaries"), ("code_bytes", "code"))
+_PART_COLOURS = ("#27499c", "#3fb0c3", "#b9c3cc")
+
+
+@dataclasses.dataclass(frozen=True)
+class PodRow:
+    """One compiled training step, as a table shows it.
+
+    Attributes:
+      width, chip, topology, chips: which model on which slice.
+      mesh: sizes of replica, fsdp and tensor.
+      batch_per_chip: examples of a chip in a step, over all accumulated parts.
+      accumulate, remat: as trained.
+      hbm: bytes of a chip, of `capacity`.
+      seconds: of a step; utilisation: of the chip's peak, model FLOPs only.
+      collective_bytes: received by a chip in a step; collective_seconds at the full bandwidth.
+    """
+
+    width: int
+    chip: str
+    topology: str
+    chips: int
+    mesh: tuple[int, int, int]
+    batch_per_chip: int
+    accumulate: int
+    remat: str
+    hbm: float
+    capacity: float
+    seconds: float
+    utilisation: float
+    collective_bytes: float
+    collective_seconds: float
+
+
+def pod_rows(records: Iterable[Record]) -> list[PodRow]:
+    """The training steps among compile records, by chip, width and number of chips."""
+    steps = [r for r in records if r.kind == "compile" and r.point["program"] == "train"]
+    rows = [_row(record) for record in steps]
+    return sorted(rows, key=lambda row: (row.chip, row.width, row.chips, row.accumulate))
+
+
+def _row(record: Record) -> PodRow:
+    at, costs = record.point, record.costs
+    return PodRow(
+        width=int(at["width"]),
+        chip=str(at["topology"]).split(":")[0],
+        topology=str(at["topology"]),
+        chips=int(at["chips"]),
+        mesh=(int(at["mesh_replica"]), int(at["mesh_fsdp"]), int(at["mesh_tensor"])),
+        batch_per_chip=int(at["batch_size"]) // int(at["chips"]),
+        accumulate=int(at["accumulate"]),
+        remat=str(at["remat"]),
+        hbm=float(costs["hbm_bytes"]),
+        capacity=float(costs["hbm_capacity"]),
+        seconds=float(costs["seconds"]),
+        utilisation=float(record.metrics["utilisation"].value),
+        collective_bytes=float(costs["collective_bytes"]),
+        collective_seconds=float(costs["collective_seconds"]),
+    )
+
+
+def table(rows: Sequence[PodRow]) -> str:
+    """The rows as a Markdown table."""
+    lines = [
+        "| width | slice | mesh | batch a chip | remat | HBM a chip | step | utilisation | "
+        "received by a chip |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        parts = f" in {row.accumulate} parts" if row.accumulate > 1 else ""
+        lines.append(
+            f"| {row.width} | {row.topology} | {' x '.join(map(str, row.mesh))} | "
+            f"{row.batch_per_chip}{parts} | {row.remat} | "
+            f"{row.hbm / GIB:.1f} of {row.capacity / GIB:.0f} GiB | {row.seconds:.2f} s | "
+            f"{100 * row.utilisation:.0f} % | {row.collective_bytes / GIB:.2f} GiB |"
+        )
+    return "\n".join(lines)
+
+
+def figure_pods(records: Iterable[Record]) -> Drawing:
+    """Memory of a chip by part, and estimated utilisation, for each width and kind of chip.
+
+    Raises:
+      NotEnoughDataError: no training step among the records.
+    """
+    steps = [r for r in records if r.kind == "compile" and r.point["program"] == "train"]
+    if not steps:
+        raise NotEnoughDataError("no compiled training step is among the records")
+    chips = sorted({str(r.point["topology"]).split(":")[0] for r in steps})
+    chosen = {chip: _best_of_each_width(steps, chip) for chip in chips}
+
+    def memory(chip: str) -> Panel:
+        return Panel(lambda figure: _memory(figure, chip, chosen[chip]))
+
+    return Drawing(
+        name="pods",
+        title="The family on TPU pods, as the compiler expects it",
+        caption="Left: memory of a chip by part, the line its capacity. Right: share of the "
+        "chip's peak that a training step reaches, model FLOPs only (2 × multiply-adds, three "
+        "forward passes a step, nothing recomputed is counted). Each width at its most efficient "
+        "record. Estimates of the TPU compiler, flash attention counted by hand; nothing was run "
+        "on a TPU.",
+        alt="Bars of memory by width, one panel a chip, and utilisation against width.",
+        panels=(*(memory(chip) for chip in chips), Panel(lambda f: _utilisation(f, chosen))),
+    )
+
+
+def _best_of_each_width(steps: Sequence[Record], chip: str) -> list[Record]:
+    best: dict[int, Record] = {}
+    for record in steps:
+        if str(record.point["topology"]).split(":")[0] != chip:
+            continue
+        width = int(record.point["width"])
+        value = record.metrics["utilisation"].value
+        if width not in best or value > best[width].metrics["utilisation"].value:
+            best[width] = record
+    return [best[width] for width in sorted(best)]
+
+
+def _memory(figure: Figure | SubFigure, chip: str, records: Sequence[Record]) -> None:
+    ax = style.axes(figure)
+    x = np.arange(len(records))
+    bottom = np.zeros(len(records))
+    for (name, label), colour in zip(_PARTS, _PART_COLOURS, strict=True):
+        height = np.array([float(r.costs[name]) for r in records]) / GIB
+        ax.bar(x, height, 0.7, bottom=bottom, color=colour, label=label)
+        bottom += height
+    capacity = float(records[0].costs["hbm_capacity"]) / GIB
+    ax.axhline(capacity, color=style.INK, linewidth=1)
+    ax.annotate(f"{capacity:.0f} GiB", (x[-1] + 0.4, capacity), xytext=(0, 2),
+                textcoords="offset points", ha="right", va="bottom", fontsize=8)  # fmt: skip
+    ax.set_xticks(x, [str(r.point["width"]) for r in records])
+    ax.set_ylim(0, 1.12 * capacity)
+    ax.set_xlabel("width c")
+    ax.set_ylabel("GiB of a chip")
+    ax.set_title(f"Memory on {chip}")
+    ax.legend(loc="upper left", fontsize=8, frameon=False, bbox_to_anchor=(0, 0.92))
+
+
+def _utilisation(figure: Figure | SubFigure, chosen: dict[str, list[Record]]) -> None:
+    ax = style.axes(figure, right=0.5)
+    ends = []
+    for (chip, records), colour in zip(chosen.items(), _line_colours(len(chosen)), strict=True):
+        x = [int(r.point["width"]) for r in records]
+        y = [100 * float(r.metrics["utilisation"].value) for r in records]
+        ax.plot(x, y, "o-", color=colour)
+        ends.append((float(x[-1]), float(y[-1]), chip, colour))
+    ax.set_xscale("log")
+    ticks = sorted(
+        {int(x) for records in chosen.values() for x in (r.point["width"] for r in records)}
+    )
+    apart = [t for i, t in enumerate(ticks) if i == 0 or t / ticks[i - 1] > 1.15] if ticks else []
+    ax.set_xticks(apart, [str(t) for t in apart])
+    ax.minorticks_off()
+    ax.set_ylim(0, None)
+    ax.set_xlabel("width c")
+    ax.set_ylabel("% of peak, estimated")
+    ax.set_title("Utilisation of a training step")
+    style.label_lines(ax, ends, where="right")
+
+
+def _line_colours(count: int) -> list[str]:
+    return list(style.width_colours(range(count)).values())

@@ -1,0 +1,166 @@
+"""A run without data and weights: its own programs, lowered for devices that need not exist."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ldm_scaling.aot import estimate, topology_devices
+from ldm_scaling.aot.cost import SOURCE
+from ldm_scaling.diffusion import Schedule
+from ldm_scaling.encoders import Autoencoder, AutoencoderConfig, Bert, BertConfig
+from ldm_scaling.records import Metric, Record
+from ldm_scaling.sharding import batch_sharding, make_mesh
+from ldm_scaling.tasks import FrozenEncoders, PretrainTask
+from ldm_scaling.train.optimizer import make_optimizer
+from ldm_scaling.train.step import build
+from ldm_scaling.unet import unet_config
+
+PROGRAMS = ("train", "evaluate")
+
+
+def compile_record(
+    config: ConfigDict, topology: str, *, slices: int = 1, program: str = "train"
+) -> Record:
+    """Compiles one program of a pretraining run for a TPU slice, and records what it needs.
+
+    Args:
+      config: as `configs/pretrain.py` makes it for one of the paper's widths.
+      topology: chip and shape of a slice, such as "v5p:4x4x4".
+      slices: how many slices the run spans.
+      program: one of `PROGRAMS`; "train" is the loop's own step.
+
+    Raises:
+      ValueError: unknown topology, or a mesh or batch that does not fit it.
+      MemoryError: the program does not fit into the chips' memory.
+    """
+    mesh = make_mesh(**config.mesh, devices=topology_devices(topology, slices))
+    parts = mesh.shape["replica"] * mesh.shape["fsdp"] * config.accumulate
+    if config.batch_size % parts:
+        raise ValueError(
+            f"batch_size={config.batch_size}: must be a multiple of replica * fsdp * accumulate = "
+            f"{parts}"
+        )
+    task = abstract_task(config)
+    chips = math.prod(mesh.shape.values())
+    passes = 3 if program == "train" else 1  # the backward pass costs twice the forward pass
+    flops = passes * task.forward_flops * config.batch_size / chips
+    found = estimate(lower(config, task, mesh, program), topology, flops)
+    return Record(
+        kind="compile",
+        point={
+            **task.point,
+            "program": program,
+            "topology": topology,
+            "slices": slices,
+            "chips": chips,
+            **{f"mesh_{axis}": size for axis, size in mesh.shape.items()},
+            "batch_size": config.batch_size,
+            "accumulate": config.accumulate,
+            "cache": bool(config.cache),
+            "remat": config.model.remat,
+            "attention": config.model.attention,
+            "dtype": config.model.dtype,
+            "mu_dtype": config.optimizer.get("mu_dtype", "float32"),
+        },
+        seed=config.seed,
+        num_samples=0,
+        metrics={"utilisation": Metric(found.utilisation)},
+        costs=found.costs,
+        protocol={"source": SOURCE},
+        provenance=found.provenance,
+    )
+
+
+def lower(config: ConfigDict, task: PretrainTask, mesh: Mesh, program: str) -> Any:
+    """Lowers one of `PROGRAMS` for a mesh, just as the loop builds it; allocates nothing."""
+    built = build(
+        task,
+        make_optimizer(config.optimizer),
+        mesh,
+        seed=config.seed,
+        ema_decay=config.ema_decay,
+        accumulate=config.accumulate,
+    )
+    batch = abstract_batch(config, task, mesh)
+    frozen = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        dict(task.frozen),
+        built.frozen,
+    )
+    if program == "train":
+        return built.step.lower(built.state, frozen, batch)
+    return built.evaluate.lower(built.state.params, frozen, batch)
+
+
+def abstract_task(config: ConfigDict) -> PretrainTask:
+    """The task that `config` would train, with shapes in place of frozen weights.
+
+    The text encoder of an online run (`config.cache` is False) is a BERT-large: of the encoders
+    with 1024 features, the one that this library has.
+    """
+    size = config.data.image_size
+    model = unet_config(
+        config.width, sample_size=size // AutoencoderConfig().factor, **config.model
+    )
+    unconditional = jax.ShapeDtypeStruct((config.max_tokens, model.context_size), jnp.float32)
+    encoders, params = None, None
+    if not config.cache:
+        bert = BertConfig(
+            hidden_size=model.context_size,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+            intermediate_size=4 * model.context_size,
+        )
+        encoders = FrozenEncoders(AutoencoderConfig(), bert, _no_tokenizer, config.max_tokens)
+        key, ids = jax.random.key(0), jnp.zeros((1, config.max_tokens), jnp.int32)
+        image = jnp.zeros((1, size, size, 3))
+        params = {
+            "autoencoder": jax.eval_shape(Autoencoder(AutoencoderConfig()).init, key, image),
+            "text_encoder": jax.eval_shape(Bert(bert).init, key, ids, ids),
+        }
+        params = {name: tree["params"] for name, tree in params.items()}
+    return PretrainTask(
+        model,
+        Schedule.from_name(config.diffusion.schedule),
+        AutoencoderConfig(),
+        unconditional,
+        encoders=encoders,
+        encoder_params=params,
+        weighting=config.diffusion.weighting,
+        gamma=config.diffusion.gamma,
+        caption_dropout=config.caption_dropout,
+    )
+
+
+def abstract_batch(config: ConfigDict, task: PretrainTask, mesh: Mesh) -> dict[str, Any]:
+    """Shapes of one global batch, as `task.host_batch` would make it."""
+    sharding = batch_sharding(mesh)
+
+    def array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=sharding)
+
+    ids = {"example_id": array(dtype=jnp.int32)}
+    if not config.cache:
+        size, tokens = config.data.image_size, config.max_tokens
+        return {
+            **ids,
+            "image": array(size, size, 3),
+            "token_ids": array(tokens, dtype=jnp.int32),
+            "token_mask": array(tokens, dtype=jnp.int32),
+        }
+    model = task.config
+    latents = (model.sample_size, model.sample_size, model.in_channels)
+    return {
+        **ids,
+        "latent_mean": array(*latents),
+        "latent_std": array(*latents),
+        "context": array(config.max_tokens, model.context_size),
+    }
+
+
+def _no_tokenizer(prompts: Any, max_tokens: int) -> Any:
+    raise NotImplementedError("nothing is tokenised where a program is only compiled")
