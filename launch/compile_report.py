@@ -16,8 +16,10 @@ CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 TOPOLOGY = flags.DEFINE_string("topology", None, "Chip and shape of a slice, such as v5p:4x4x4.")
 SLICES = flags.DEFINE_integer("slices", 1, "Slices, joined by the data-center network.", 1)
 PROGRAM = flags.DEFINE_multi_enum(
-    "program", ["train"], ["train", "evaluate"], "What to compile; may be repeated."
+    "program", ["train"], ["train", "evaluate", "sample"], "What to compile; may be repeated."
 )
+STEPS = flags.DEFINE_integer("steps", 50, "Of the sampler, for --program=sample.", 1)
+IMAGES = flags.DEFINE_integer("images", None, "Drawn at a time, for sample; default 4 a chip.")
 OUTPUT = flags.DEFINE_string("output", None, "Records; a line is added for each program.")
 
 
@@ -25,15 +27,22 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {argv[1:]}")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    from ldm_scaling.aot import topology_devices
+    from ldm_scaling.evaluation.abstract import sampling_record
     from ldm_scaling.launching import explained
     from ldm_scaling.records import append_record
     from ldm_scaling.train.abstract import compile_record
 
     with explained("compile_report"):
         for program in dict.fromkeys(PROGRAM.value):
-            record = compile_record(
-                CONFIG.value, TOPOLOGY.value, slices=SLICES.value, program=program
-            )
+            where = {"topology": TOPOLOGY.value, "slices": SLICES.value}
+            if program == "sample":
+                images = IMAGES.value or 4 * len(topology_devices(**where))
+                record = sampling_record(
+                    CONFIG.value, **where, steps=STEPS.value, batch_size=images
+                )
+            else:
+                record = compile_record(CONFIG.value, **where, program=program)
             for name, value in record.costs.items():
                 print(f"{name:28s} {value:>24,.6g}")
             print(f"{'utilisation, estimated':28s} {record.metrics['utilisation'].value:>24.3f}")

@@ -27,7 +27,9 @@ _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.+?) ([a-z][\w\-]*)\("
 _SHAPE = re.compile(r"\b([a-z]+\d+\w*|pred)\[([\d,]*)\]")
 _CALLED = re.compile(r"(?:body|condition|calls|to_apply)=%?([\w.\-<>]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_CONDITION = re.compile(r"condition=%?([\w.\-<>]+)")
+_CONSTANT = re.compile(r"%?([\w.\-]+) = s32\[\]\S* constant\((\d+)\)")
+_BELOW = re.compile(r"compare\(%?[\w.\-]+, %?([\w.\-]+)\), direction=LT")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _OPERANDS = re.compile(r"operand_layout_constraints=\{((?:[^{}]|\{[^{}]*\})*)\}")
 
@@ -98,11 +100,11 @@ def read(text: str) -> Reading:
                 collectives[kind] = Collective(so_far.count + times, so_far.bytes + times * moved)
             elif fused:
                 continue
-            elif operation == "custom-call":
+            elif operation == "custom-call" and "AllocateBuffer" not in line:
                 kernels[re.sub(r"\.\d+$", "", name), _operand_shapes(line)] += times
             elif estimate := _CYCLES.search(line):
                 cycles[operation] += times * int(estimate[1])
-            unknown += operation == "while" and not _TRIPS.search(line)
+            unknown += operation == "while" and _trips(computations, line) is None
     return Reading(
         collectives=dict(sorted(collectives.items())),
         cycles=dict(sorted(cycles.items(), key=lambda item: -item[1])),
@@ -150,16 +152,28 @@ def _runs(computations: dict[str, list[str]], entry: str) -> dict[str, tuple[int
         if not fused:
             alone.add(name)
         for _, _, operation, line in _instructions(computations[name]):
-            trips = _TRIPS.search(line) if operation == "while" else None
+            trips = _trips(computations, line) if operation == "while" else None
             branches = _BRANCHES.search(line)
             called = _CALLED.findall(line) + (branches[1].split(",") if branches else [])
             inside = fused or operation not in ("while", "conditional", "call")
             for each in (c.strip().lstrip("%") for c in called):
                 if each in computations:
-                    visit(each, count * (int(trips[1]) if trips else 1), inside)
+                    visit(each, count * (1 if trips is None else trips), inside)
 
     visit(entry, 1, False)
     return {name: (count, name not in alone) for name, count in times.items()}
+
+
+def _trips(computations: Mapping[str, list[str]], line: str) -> int | None:
+    """How often a loop of JAX runs: it counts from 0 by 1, while below a constant. None: unknown.
+
+    (The compiler knows it, too, but a TPU's final module does not say so.)
+    """
+    condition = _CONDITION.search(line)
+    body = "\n".join(computations.get(condition[1], ())) if condition else ""
+    limit = _BELOW.search(body)
+    constants = {found[1]: int(found[2]) for found in _CONSTANT.finditer(body)}
+    return constants.get(limit[1]) if limit else None
 
 
 def _bytes_moved(shape: str, asynchronous: bool) -> int:

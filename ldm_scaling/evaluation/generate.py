@@ -71,7 +71,7 @@ class Generator:
             )
         self.model, self.batch_size, self._mesh = model, batch_size, mesh
         self._params = jax.device_put(model.params, param_shardings(mesh, model.params))
-        self._draw = _program(model.unet, model.autoencoder, model.schedule, mesh)
+        self._draw = drawing_program(model.unet, model.autoencoder, model.schedule, mesh)
 
     @property
     def image_size(self) -> int:
@@ -131,7 +131,7 @@ class Generator:
 
 
 @functools.lru_cache(maxsize=16)
-def _program(
+def drawing_program(
     unet_config: UNetConfig, decoding: AutoencoderConfig, schedule: Schedule, mesh: Mesh
 ) -> Any:
     """(params, context, rate, example_ids, table, unconditional context, seed) -> uint8 images."""

@@ -47,7 +47,7 @@ def fsdp_spec(
     if fsdp > 1 and divisible and math.prod(shape) >= min_size:
 
         def tiled(axis: int) -> int:
-            return _tiled_size((*shape[:axis], shape[axis] // fsdp, *shape[axis + 1 :]))
+            return tiled_size((*shape[:axis], shape[axis] // fsdp, *shape[axis + 1 :]))
 
         axes[min(divisible, key=lambda axis: (tiled(axis), -shape[axis], -axis))] = "fsdp"
     while axes and axes[-1] is None:
@@ -55,7 +55,7 @@ def fsdp_spec(
     return PartitionSpec(*axes)
 
 
-def _tiled_size(shape: tuple[int, ...]) -> int:
+def tiled_size(shape: tuple[int, ...]) -> int:
     """Elements that an array takes in a TPU's memory, its last two axes filled up to `TILE`."""
     tile = (1,) * len(shape) + TILE
     padded = (

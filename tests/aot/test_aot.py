@@ -18,7 +18,9 @@ from ldm_scaling.aot import (
     read,
     topology_devices,
 )
-from ldm_scaling.sharding import make_mesh
+from ldm_scaling.evaluation.abstract import sampling_record
+from ldm_scaling.sharding import make_mesh, param_shardings
+from ldm_scaling.sharding.rules import tiled_size
 from ldm_scaling.train.abstract import abstract_task, compile_record
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -59,13 +61,14 @@ def test_the_record_says_where_it_was_compiled_for(record):
     assert "nothing was run" in record.protocol["source"]
 
 
-def test_memory_is_that_of_the_state(record):
-    """Arguments: parameters, two moments and the average, sharded four ways, and the batch."""
-    config = tiny_config()
-    task = abstract_task(config)
-    parameters = sum(p.size for p in jax.tree.leaves(jax.eval_shape(task.init, jax.random.key(0))))
-    whole = 16 * parameters
-    assert whole / 4 < record.costs["argument_bytes"] < 0.6 * whole  # tiles of memory are padded
+def test_memory_is_that_of_the_state_in_tiles(record):
+    """Arguments: parameters, two moments and the average, each slice in tiles; and the batch."""
+    task = abstract_task(tiny_config())
+    params = jax.eval_shape(task.init, jax.random.key(0))
+    placed = param_shardings(make_mesh(fsdp=4, devices=topology_devices(TPU)), params)
+    slices = jax.tree.map(lambda leaf, sharding: sharding.shard_shape(leaf.shape), params, placed)
+    tiled = sum(map(tiled_size, jax.tree.leaves(slices, is_leaf=lambda x: isinstance(x, tuple))))
+    assert record.costs["argument_bytes"] == pytest.approx(4 * 4 * tiled, rel=0.1)
     assert record.costs["hbm_bytes"] > record.costs["argument_bytes"]
     assert record.costs["hbm_capacity"] == 95 * 2**30
 
@@ -179,3 +182,18 @@ def test_chips_agree_with_their_clocks(name):
 def test_read_refuses_what_is_no_module():
     with pytest.raises(ValueError, match="no entry computation"):
         read("nothing")
+
+
+@pytest.mark.slow
+def test_sampling_gathers_no_more_than_weights_and_counts_every_step():
+    found = {n: sampling_record(tiny_config(), TPU, steps=n, batch_size=8) for n in (2, 6)}
+    ratio = found[6].costs["model_flops"] / found[2].costs["model_flops"]
+    assert ratio == 3
+    assert found[6].costs["cycles"] > 1.5 * found[2].costs["cycles"]
+    assert found[6].costs["unknown_loops"] == 0
+    assert found[6].costs["temporary_bytes"] < 1.2 * found[2].costs["temporary_bytes"]
+
+
+def test_sampling_checks_its_batch():
+    with pytest.raises(ValueError, match=r"batch_size=3: must be a multiple .* = 4"):
+        sampling_record(tiny_config(), TPU, batch_size=3)

@@ -14,7 +14,7 @@ from tests.evaluation.conftest import HashedText
 
 @pytest.fixture(scope="module")
 def draw(models):
-    generate._program.cache_clear()
+    generate.drawing_program.cache_clear()
     model = Model.from_folder(models / "early", minilm=HashedText())
     return TextToImage(dataclasses.replace(model, text_encoder=HashedText()), batch_size=2)
 

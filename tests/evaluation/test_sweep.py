@@ -62,7 +62,7 @@ def config(models, dataset):
 @pytest.fixture(scope="module")
 def undisturbed(config, tmp_path_factory):
     """Folder and records of a study that ran through."""
-    generate._program.cache_clear()
+    generate.drawing_program.cache_clear()
     workdir = tmp_path_factory.mktemp("undisturbed")
     return workdir, run(config, workdir)
 

@@ -73,7 +73,7 @@ def test_slices_fill_their_tiles(width, fsdp):
         spec = fsdp_spec(shape, fsdp)
         axis = spec.index("fsdp")
         part = tuple(n // fsdp if a == axis else n for a, n in enumerate(shape))
-        assert rules._tiled_size(part) <= 2 * np.prod(part)
+        assert rules.tiled_size(part) <= 2 * np.prod(part)
 
 
 def test_fsdp_rule_on_one_slice_replicates():
