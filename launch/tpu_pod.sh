@@ -16,13 +16,16 @@
 #   --runtime-version=V    default: the one for JAX on that type
 #   --max-failures=N       give up after so many failures in a row without a new step (5);
 #                          preemptions do not count
+#   --create-flag=FLAG     for gcloud ... queued-resources create, as in --create-flag=--network=lab
+#   --ssh-flag=FLAG        for gcloud ... tpu-vm ssh and scp, as in --ssh-flag=--internal-ip
 #   --keep                 do not delete the slice at the end
 #   --adopt=IDENTITY       take over a slice that this launcher created elsewhere
 #   --dry-run              print every command and run none
 #
-# Stop it at any point and start it again with the same arguments: it goes on where it was. Training
-# does not depend on it, but recovery and deletion do: start it where it can stay, as in tmux on a
-# small machine. Afterwards, or from another terminal:
+# Before the first time: ssh-add ~/.ssh/google_compute_engine (gcloud talks to many workers with it).
+# Stop this at any point and start it again with the same arguments: it goes on where it was.
+# Training does not depend on it, but recovery and deletion do: start it where it can stay, as in tmux
+# on a small machine. Afterwards, or from another terminal:
 #
 #   bash launch/tpu_pod.sh status NAME     what there is, who made it, how far training is
 #   bash launch/tpu_pod.sh logs NAME       the log of worker 0
@@ -38,7 +41,7 @@ source launch/environment.sh
 source launch/tpu_training.sh
 
 exec 3>&1 # what a dry run prints, also from inside $(...)
-verb=train keep="" adopt="" max_failures=5 failures=0 unanswered=0
+verb=train keep="" adopt="" max_failures=5 failures=0 unanswered=0 reason="" details=""
 
 # --- arguments -----------------------------------------------------------------------------------
 
@@ -46,7 +49,7 @@ parse() {
   local argument
   case "${1:-}" in
     --help | -h | "")
-      sed -n '2,34s/^# \{0,1\}//p' "$0"
+      sed -n '2,36s/^# \{0,1\}//p' "$0"
       exit
       ;;
     status | logs | fetch | stop | delete)
@@ -70,6 +73,8 @@ parse() {
         [ -z "$tier" ] || fail "--spot and --reserved: give one of them"
         tier="${argument#--}"
         ;;
+      --create-flag=*) create_flags+=("${argument#*=}") ;;
+      --ssh-flag=*) ssh_flags+=("${argument#*=}") ;;
       --keep) keep=1 ;;
       --dry-run) dry_run=1 ;;
       --)
@@ -171,13 +176,14 @@ failed() {
 
 forgive() { failures=0; }
 
+not_started() { outcome=failed reason="$1" details="$2"; }
+
 # --- one run -------------------------------------------------------------------------------------
 
-# After training has ended without reaching its goal: a preemption, which takes a while to show and
-# is nobody's fault, or a failure.
+# After a start that failed, or training that ended without reaching its goal: a preemption, which
+# takes a while to show and is nobody's fault, or a failure.
 recover() {
-  local reason
-  for _ in 1 2 3 4; do
+  for _ in 1 2; do
     [ "$outcome" != preempted ] || break
     pause
     look
@@ -188,14 +194,14 @@ recover() {
       note "Preempted"
       return
       ;;
-    interrupted) reason="Training ended before its last step" ;;
-    crashed) reason="Training ended with an error" ;;
+    interrupted) reason="Training ended before its last step" details="" ;;
+    crashed) reason="Training ended with an error" details="" ;;
     unreachable)
-      reason="The workers do not answer"
+      reason="The workers do not answer" details="$(complaint)"
       unanswered=$((unanswered + 1))
       ;;
   esac
-  failed "$reason" "$([ "$outcome" != unreachable ] || complaint)"
+  failed "$reason" "$details"
   if [ "$unanswered" -ge 2 ] && mine; then
     note "A host may be dead: $name is created anew"
     unanswered=0
@@ -218,7 +224,7 @@ train_to_the_end() {
       unanswered=0
       watch
     fi
-    case "$outcome" in finished | failed) ;; *) recover ;; esac
+    [ "$outcome" = finished ] || recover
   done
   remember finished "$arguments"
   finish 0

@@ -6,13 +6,11 @@
 # and nodes, cloud.google.com/tpu/docs/reference/rest/v2/projects.locations.nodes.
 
 # Filled by tpu_pod.sh from its arguments.
-name="" zone="" project="" type="" runtime="" tier="" dry_run=""
+name="" zone="" project="" type="" runtime="" tier="" create_flags=() dry_run=""
 # The folder where this machine remembers the slice, and the identity that it gave to it.
 folder="" id=""
 # Whether this process watches over the slice and has not brought it to an end.
 unsettled=""
-# The process group that follows the log.
-export follower=""
 # How training stands: running, finished, interrupted, crashed, preempted, unreachable or failed.
 outcome=""
 # What `look` finds.
@@ -106,8 +104,7 @@ lock() {
     fail "process $(launcher) watches over $name already; bash launch/tpu_pod.sh status $name"
   fi
   # A launcher that was killed could not end what followed the log.
-  follower="$(locked_by follower)"
-  stop_following
+  stop_following "$(locked_by follower)"
   echo "$$" >"$folder/lock/launcher"
   unsettled=1
 }
@@ -206,7 +203,7 @@ create_slice() {
   slice=asked
   on_place gcloud compute tpus queued-resources create "$name" --node-id="$name" \
     --accelerator-type="$type" --runtime-version="$runtime" ${tier:+"--$tier"} \
-    --labels="ldm-scaling-launcher=$id" || return
+    --labels="ldm-scaling-launcher=$id" ${create_flags[@]+"${create_flags[@]}"} || return
   pretend=ACTIVE pretend_node=READY
 }
 
@@ -264,7 +261,7 @@ ensure_slice() {
           "or give another --name${owner:+, or --adopt=$owner if you made it}"
         was="$request"
         delete_slice || exit 1
-        [ "$was" != FAILED ] || failed "The request for $name failed"
+        if [ "$was" = FAILED ]; then failed "The request for $name failed"; else pause; fi
         ;;
       *) pause ;;
     esac

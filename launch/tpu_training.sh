@@ -5,15 +5,21 @@
 source launch/tpu_slice.sh
 
 # The commit to train from, where training keeps its state, and its arguments.
-commit="" workdir="" train_args=()
-start_id="" best_step=0
+commit="" workdir="" train_args=() ssh_flags=()
+# The name of the newest start, the process group that follows its log, the newest step ever saved.
+start_id="" follower="" best_step=0
 
 # --- its workers -------------------------------------------------------------------------------
 
 # on_workers WORKER COMMAND: in a shell on one worker, or on `all`. Fails if it fails on any.
-on_workers() { on_place gcloud compute tpus tpu-vm ssh "$name" --worker="$1" --command="$2"; }
+on_workers() {
+  on_place gcloud compute tpus tpu-vm ssh "$name" --worker="$1" --command="$2" \
+    ${ssh_flags[@]+"${ssh_flags[@]}"}
+}
 
-copy() { on_place gcloud compute tpus tpu-vm scp "$@"; }
+copy() {
+  on_place gcloud compute tpus tpu-vm scp "$@" ${ssh_flags[@]+"${ssh_flags[@]}"}
+}
 
 # The command that calls tpu_worker.sh there.
 worker() { quote bash "ldm-scaling/$name/code/launch/tpu_worker.sh" "$@"; }
@@ -45,7 +51,6 @@ install_on_workers() {
 # Sends the code, installs and starts on all workers, unless training already runs there.
 start_training() {
   local answer
-  outcome=failed
   if ! answer="$(ask "new idle none none 0" on_workers all "$(worker_status)")"; then
     outcome=unreachable
     return
@@ -62,11 +67,10 @@ start_training() {
     show_log rest
     judge "$answer"
     [ "$outcome" != finished ] || return 0
-    outcome=failed
   fi
   note "Installing commit ${commit:0:12} on all workers"
   if ! install_on_workers; then
-    failed "Installation failed on worker $(failed_workers)" "$(complaint 18)"
+    not_started "Installation failed on worker $(failed_workers)" "$(complaint 18)"
     return
   fi
   start_id="$(date -u +%Y%m%d-%H%M%S)"
@@ -74,7 +78,7 @@ start_training() {
   note "Starting training on all workers"
   remember started "$(quote "${train_args[@]}")"
   if ! on_workers all "$(worker start "$start_id" "${train_args[@]}")"; then
-    failed "Training could not be started on worker $(failed_workers)" "$(complaint)"
+    not_started "Training could not be started on worker $(failed_workers)" "$(complaint)"
     return
   fi
   outcome=running
@@ -93,7 +97,8 @@ show_log() {
   touch "$log"
   gcloud compute tpus tpu-vm ssh "$name" --worker=0 \
     --command="$(worker "$1" "$start_id" "$(($(wc -c <"$log") + 1))")" \
-    --zone="$zone" --project="$project" --quiet </dev/null 2>/dev/null | tee -a "$log" || true
+    ${ssh_flags[@]+"${ssh_flags[@]}"} --zone="$zone" --project="$project" --quiet \
+    </dev/null 2>/dev/null | tee -a "$log" || true
 }
 
 start_following() {
@@ -111,8 +116,10 @@ start_following() {
   echo "$follower" >"$folder/lock/follower"
 }
 
+# stop_following [GROUP]
 stop_following() {
-  [ -z "$follower" ] || kill -TERM -- "-$follower" 2>/dev/null || true
+  local group="${1:-$follower}"
+  [ -z "$group" ] || kill -TERM -- "-$group" 2>/dev/null || true
   follower=""
 }
 
@@ -184,7 +191,7 @@ judge() {
 }
 
 fetch_records() {
-  local records="$workdir/training.jsonl"
+  local records="${workdir%/}/training.jsonl"
   note "Fetching $records"
   case "$workdir" in
     gs://*)

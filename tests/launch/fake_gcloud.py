@@ -28,13 +28,13 @@ EVERYWHERE = {"--zone", "--project", "--quiet", "--format"}
 FLAGS = {
     "compute tpus queued-resources create": {
         *("--node-id", "--accelerator-type", "--runtime-version", "--labels"),
-        *("--spot", "--reserved"),
+        *("--spot", "--reserved", "--network"),
     },
     "compute tpus queued-resources describe": set(),
     "compute tpus queued-resources delete": {"--force"},
     "compute tpus tpu-vm describe": set(),
-    "compute tpus tpu-vm ssh": {"--worker", "--command"},
-    "compute tpus tpu-vm scp": {"--worker"},
+    "compute tpus tpu-vm ssh": {"--worker", "--command", "--internal-ip"},
+    "compute tpus tpu-vm scp": {"--worker", "--internal-ip"},
     "storage cp": set(),
 }
 

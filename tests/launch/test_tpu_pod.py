@@ -32,9 +32,12 @@ def test_from_nothing_to_records(cloud):
 
 @pytest.mark.slow
 def test_a_bucket_as_workdir(cloud):
-    status, output = cloud.run(*cloud.arguments("--reserved", workdir="gs://bucket/run"))
+    network = ("--create-flag=--network=lab", "--ssh-flag=--internal-ip")
+    status, output = cloud.run(*cloud.arguments("--reserved", *network, workdir="gs://bucket/run/"))
     assert status == 0, output
-    assert cloud.calls("create", "--reserved")
+    assert cloud.calls("create", "--reserved", "--network=lab")
+    assert cloud.calls("scp", "--internal-ip")
+    assert all("--internal-ip" in call for call in cloud.calls("ssh"))
     assert (cloud.pods / "pod" / "training.jsonl").read_text().count("step") == 3
 
 
@@ -94,6 +97,7 @@ def test_a_worker_whose_installation_fails_is_named(cloud):
     assert cloud.steps() == [3, 6, 8]
 
 
+@pytest.mark.slow
 def test_an_installation_that_keeps_failing_ends_the_costs(cloud):
     cloud.wish("broken-install", 1)
     status, output = cloud.run(*cloud.arguments("--max-failures=2"))
@@ -153,6 +157,7 @@ def test_workers_that_do_not_answer_are_replaced(cloud):
     assert cloud.steps() == [3, 6, 8]
 
 
+@pytest.mark.slow
 def test_lost_connections_lose_neither_the_run_nor_a_line_of_its_log(cloud):
     cloud.wish("wait", 0, step=5)
     launcher = cloud.start(*cloud.arguments())
@@ -211,6 +216,7 @@ def test_an_interrupted_launcher_leaves_training_alone_and_finds_it_again(cloud,
     assert cloud.at_home() == []
 
 
+@pytest.mark.slow
 def test_what_ended_while_nobody_watched_is_not_trained_again(cloud):
     cloud.wish("wait", 0, step=5)
     launcher = cloud.start(*cloud.arguments())

@@ -114,6 +114,7 @@ def test_a_workdir_that_only_one_machine_sees_is_refused(cloud, workdir):
     assert f"--workdir='{workdir}': after --, give a place that all workers see" in output
 
 
+@pytest.mark.slow
 def test_only_what_is_committed_is_sent(cloud):
     train = cloud.checkout / "launch" / "train.py"
     train.write_text("raise SystemExit('not committed')")

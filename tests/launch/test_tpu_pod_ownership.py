@@ -13,7 +13,9 @@ def forget(cloud) -> None:
     (cloud.pods / cloud.name / "state").unlink()
 
 
-@pytest.mark.parametrize("made_by", ["queued-resources create", "tpu-vm create"])
+@pytest.mark.parametrize(
+    "made_by", ["queued-resources create", pytest.param("tpu-vm create", marks=pytest.mark.slow)]
+)
 def test_a_slice_of_others_is_used_and_left_as_it_was(cloud, made_by):
     cloud.put_request("ACTIVE") if made_by == "queued-resources create" else cloud.put_node()
     status, output = cloud.run(*cloud.arguments())
