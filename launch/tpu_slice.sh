@@ -122,11 +122,13 @@ let_go() {
     absent) echo "Nothing had been created yet." ;;
     unknown) echo "It is not known whether $name exists in $zone; if so, it costs money." ;;
     asked) echo "$name ($type, $zone) was just being asked for: if it was granted, it costs money." ;;
-    *)
+    waiting) echo "Still asked for, and costing money once it is granted: $(in_words)" ;;
+    ready)
       echo "Still there, and costing money until it is deleted: $(in_words)"
       [ "$outcome" != running ] || echo "Training goes on on its workers."
       mine || echo "This launcher did not create it and will not delete it."
       ;;
+    *) echo "Still there: $(in_words)" ;;
   esac
   echo "To go on, give the same command again; or"
   echo "  bash launch/tpu_pod.sh status $name"
@@ -252,6 +254,7 @@ ensure_slice() {
         if create_slice; then continue; fi
         if grep -Eq 'INVALID_ARGUMENT|PERMISSION_DENIED|UNAUTHENTICATED|unrecognized arguments' \
           "$folder/gcloud.err"; then
+          slice=absent
           fail "$name cannot be created: $(complaint)"
         fi
         failed "$name could not be created" "$(complaint)"

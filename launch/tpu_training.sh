@@ -152,29 +152,27 @@ watch() {
   [ "$outcome" = running ] || return 0
   show_log rest
 
-  # Training is one program on all workers: where it ends on one, it ends on the others.
-  for missed in 1 2 3 4 5 6; do
-    answer="$(ask "new exited-0 START $commit 0" on_workers all "$(worker check)")" && break
+  # Training is one program on all workers: where it ends on one, it soon ends on the others.
+  for missed in 1 2 3 4 5 6 7 8 9 10; do
+    answer="$(ask "new exited-0 START $commit 0" on_workers all "$(worker status)")" || true
     grep -q ' running ' <<<"$answer" || break
     pause
   done
-  judge "$answer"
+  if [ -n "$answer" ]; then judge "$answer"; else outcome=unreachable; fi
 }
 
-# What an ended training has come to, by what `check` said of all workers.
+# What an ended training has come to, by what `status` said of all workers.
 judge() {
   local states="$1" first answer step
   outcome=interrupted
   if grep -q ' running ' <<<"$states"; then
     note "Ending training where it still runs"
-    on_workers all "$(worker stop)" || true
-    outcome=crashed
-  elif grep -vq ' exited-0 ' <<<"$states"; then
-    outcome=crashed
+    states="$(on_workers all "$(worker stop)")" || true
   fi
-  if [ "$outcome" = crashed ]; then
+  if grep -vq ' exited-0 ' <<<"$states"; then
+    outcome=crashed
     # Where it ended first is the cause; elsewhere it ended because of that.
-    first="$(grep -Ev ' (exited-0|running) ' <<<"$states" | sort -k 5,5n | head -n 1)"
+    first="$(grep -v ' exited-0 ' <<<"$states" | sort -k 5,5n | head -n 1)"
     note "Training ended with an error, first on worker $(worker_number "${first%% *}"):"
     on_workers "$(worker_number "${first%% *}")" "$(worker last)" | indent || true
   fi

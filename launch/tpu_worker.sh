@@ -3,8 +3,7 @@
 #
 #   tpu_worker.sh install COMMIT           the tested versions, in venv/; says so when it fails
 #   tpu_worker.sh start ID ARGUMENTS...    training in the background, unless it runs already
-#   tpu_worker.sh status | check           one line: host, state, start, commit, time of the end;
-#                                          `check` fails if training ended with an error
+#   tpu_worker.sh status                   one line: host, state, start, commit, time of the end
 #   tpu_worker.sh follow | rest ID BYTE    the log of a start from that byte on; `follow` never ends
 #   tpu_worker.sh last                     the last lines of the newest log
 #   tpu_worker.sh progress WORKDIR         launch/progress.py: 0 at the goal, 3 before it
@@ -84,11 +83,6 @@ status() {
   echo "$worker $state $(read_back start) $(read_back commit) $ended"
 }
 
-check() {
-  status
-  running || [ "$(read_back exit)" = 0 ]
-}
-
 follow() { exec tail -c "+$2" -F "$folder/log-$1.txt" 2>/dev/null; }
 
 rest() { tail -c "+$2" "$folder/log-$1.txt"; }
@@ -117,11 +111,11 @@ stop() {
 }
 
 case "${1:-}" in
-  install | start | train | status | check | follow | rest | last | progress | stop | environment)
+  install | start | train | status | follow | rest | last | progress | stop | environment)
     "$@"
     ;;
   *)
-    sed -n '2,14s/^# \{0,1\}//p' "$0"
+    sed -n '2,13s/^# \{0,1\}//p' "$0"
     exit 2
     ;;
 esac

@@ -132,6 +132,26 @@ def test_a_run_that_cannot_go_on_is_given_up(cloud):
     assert cloud.at_home() == []
 
 
+def test_workers_need_not_end_at_once(cloud):
+    cloud.wish("wait", 1, step=8)
+    launcher = cloud.start(*cloud.arguments("--max-failures=1"))
+    cloud.wait_for(lambda: "saved step 8" in cloud.log(), "the end on worker 0")
+    cloud.unwish("wait", 1)
+    output, _ = launcher.communicate(timeout=60)
+    assert launcher.returncode == 0, output
+    assert "Ending training" not in output
+
+
+@pytest.mark.slow
+def test_a_worker_that_does_not_end_is_made_to(cloud):
+    cloud.wish("wait", 1, step=8)
+    status, output = cloud.run(*cloud.arguments())
+    assert status == 0, output
+    assert "Ending training where it still runs" in output
+    assert cloud.steps() == [3, 6, 8]
+    assert cloud.on_workers() == []
+
+
 @pytest.mark.slow
 def test_a_power_cut_is_survived(cloud):
     cloud.wish("wait", 0, step=5)
@@ -236,12 +256,11 @@ def test_what_ended_while_nobody_watched_is_not_trained_again(cloud):
 def test_an_interruption_in_the_queue_says_that_it_will_cost_money(cloud):
     cloud.expect(polls_in_queue=10**6)
     launcher = cloud.start(*cloud.arguments())
-    cloud.wait_for(lambda: cloud.calls("create") and cloud.request(), "the request")
+    cloud.wait_for(lambda: len(cloud.calls("describe")) > 5, "the queue to be watched")
     os.killpg(launcher.pid, signal.SIGINT)
     output = "".join(launcher.stdout)
     assert launcher.wait(timeout=10) == 130
-    assert (
-        "Still there, and costing money" in output or "if it was granted, it costs money" in output
-    )
+    assert "Still asked for, and costing money once it is granted: pod (v5p-16, us-" in output
+    assert "request WAITING_FOR_RESOURCES" in output
     assert "Training goes on" not in output
     assert cloud.request() is not None
