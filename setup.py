@@ -41,6 +41,8 @@ EXTRAS = {
     "test": [
         "beartype>=0.19",
         "jsonschema>=4.20",
+        # The TPU's compiler: it compiles for any slice without a TPU.
+        "libtpu>=0.0.40; platform_system == 'Linux' and platform_machine == 'x86_64'",
         "mypy>=1.11",
         "pytest>=8",
         "pytest-xdist>=3.6",
