@@ -33,12 +33,16 @@ REQUIRES = [
     "tensorflow>=2.18; platform_system != 'Linux' or platform_machine != 'x86_64'",
 ]
 
+# Preparing data sets with launch/prepare_data.py; reading them needs none of this.
+DATA = ["apache-beam>=2.77"]
+
 EXTRAS = {
+    "data": DATA,
     "tpu": ["jax[tpu]"],
     "gpu": ["jax[cuda12]"],
     # Reference implementations, for the slow parity tests and tests/make_goldens.py.
     "peers": ["accelerate>=1.0", "diffusers>=0.35", "torch>=2.6"],
-    "test": ["beartype>=0.19", "mypy>=1.11", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6"],
+    "test": ["beartype>=0.19", "mypy>=1.11", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6", *DATA],
 }
 
 setup(
