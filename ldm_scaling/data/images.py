@@ -1,6 +1,8 @@
 """Decodes any picture to uint8 RGB, or says in one line why not."""
 
+import contextlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,10 @@ MAX_PIXELS = 2**26  # 8192 x 8192, 200 MB decoded: more is taken for a decompres
 
 class UnreadableImageError(ValueError):
     """An image that does not decode; the message is a short reason."""
+
+
+class TooManyPixelsError(UnreadableImageError):
+    """An image that was not decoded, because of its size."""
 
 
 def decode_rgb(data: bytes | Path, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
@@ -27,17 +33,36 @@ def decode_rgb(data: bytes | Path, max_pixels: int = MAX_PIXELS) -> UInt8[np.nda
     Raises:
       UnreadableImageError: with the reason.
     """
+    with _opened(data, max_pixels) as image:
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        return np.asarray(_to_rgb(image))
+
+
+def read_size(data: bytes | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(width, height) by the header, before EXIF turns it; nothing is decoded.
+
+    Raises:
+      UnreadableImageError: as `decode_rgb`.
+    """
+    with _opened(data, max_pixels) as image:
+        return image.size
+
+
+@contextlib.contextmanager
+def _opened(data: bytes | Path, max_pixels: int) -> Iterator[Image.Image]:
+    """A Pillow image, its header read; whatever goes wrong with it becomes our error."""
     try:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
             if image.width * image.height > max_pixels:
-                raise UnreadableImageError(
+                raise TooManyPixelsError(
                     f"{image.width}x{image.height} is more than max_pixels={max_pixels}"
                 )
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return np.asarray(_to_rgb(image))
+            yield image
     except UnreadableImageError:
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise TooManyPixelsError(str(error)) from None
     except FileNotFoundError:
         raise UnreadableImageError("no such file") from None
     except UnidentifiedImageError:
