@@ -6,7 +6,9 @@ position without holding a permutation, so a run resumes at any step, on any num
 asking for that step. A pass that B does not divide is no trouble: batches run on into the next.
 """
 
+import collections
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,16 +118,35 @@ class Pipeline:
 
 
 def sequential(
-    source: Source, batch_size: int, transform: Transform | None = None
+    source: Source,
+    batch_size: int,
+    transform: Transform | None = None,
+    *,
+    indices: Sequence[int] | np.ndarray | None = None,
+    threads: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Every example once, in the source's order; the last batch may be smaller.
 
     Random transforms draw as in the first pass of a pipeline with seed 0.
+
+    Args:
+      indices: only these, in this order.
+      threads: that read and transform examples; with more than one, a batch is prepared ahead.
     """
     fetch = _Fetch(source, transform, seed=0)
-    for start in range(0, len(source), batch_size):
-        stop = min(start + batch_size, len(source))
-        yield _collate([fetch(index, index) for index in range(start, stop)])
+    order = range(len(source)) if indices is None else indices
+    parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    if threads == 1:
+        yield from (_collate([fetch(int(i), int(i)) for i in part]) for part in parts)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        ahead: collections.deque[list[Future[Example]]] = collections.deque()
+        for part in parts:
+            ahead.append([pool.submit(fetch, int(i), int(i)) for i in part])
+            if len(ahead) > 2:
+                yield _collate([future.result() for future in ahead.popleft()])
+        while ahead:
+            yield _collate([future.result() for future in ahead.popleft()])
 
 
 def _collate(examples: Sequence[Example]) -> dict[str, np.ndarray]:
