@@ -32,6 +32,14 @@ class GatherSource(Source, Protocol):
         """The examples at `indices`, stacked along a first axis."""
 
 
+@runtime_checkable
+class UndecodedSource(Source, Protocol):
+    """A source of image files, which leaves it to the transform how much of them to decode."""
+
+    def undecoded(self, index: int) -> Example:
+        """Example `index`, its "image" as the bytes of the file (or decoded, if it has none)."""
+
+
 class ArraySource:
     """Arrays in memory as a source.
 

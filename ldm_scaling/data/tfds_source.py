@@ -115,6 +115,15 @@ class TfdsSource:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Example:
+        example = self.undecoded(index)
+        image = example["image"]
+        return {
+            **example,
+            "image": decode_rgb(image) if isinstance(image, bytes) else array_to_rgb(image),
+        }
+
+    def undecoded(self, index: int) -> Example:
+        """The example with the bytes of its file; images that are stored as arrays stay such."""
         record = self._records[index]
         captions = _lookup(record, self._caption_key)
         if self._labels is not None:
@@ -132,7 +141,7 @@ class TfdsSource:
             example["captions"] = captions
             captions = captions[0] if captions else ""
         example["caption"] = captions
-        example["image"] = decode_rgb(image) if isinstance(image, bytes) else array_to_rgb(image)
+        example["image"] = image if isinstance(image, bytes) else array_to_rgb(image)
         return example
 
 
