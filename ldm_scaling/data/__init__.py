@@ -6,6 +6,7 @@ index arithmetic: nothing has to be saved to resume, and neither hosts nor worke
 order. TFDS and grain are imported when they are first used.
 """
 
+from ldm_scaling.data.encoded import EncodedSource, Encoding
 from ldm_scaling.data.folder import FolderSource
 from ldm_scaling.data.opening import open_source
 from ldm_scaling.data.pipeline import Pipeline, sequential
@@ -23,6 +24,8 @@ __all__ = [
     "ArraySource",
     "Compose",
     "DataError",
+    "EncodedSource",
+    "Encoding",
     "Example",
     "FolderSource",
     "Pipeline",

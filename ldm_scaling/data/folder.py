@@ -88,15 +88,31 @@ class FolderSource:
         return len(self._entries)
 
     def __getitem__(self, index: int) -> Example:
-        entry = self._entries[index]
+        example = self._read(index)
         try:
-            image: UInt8[np.ndarray, "H W 3"] = decode_rgb(self._path(entry.file), self._max_pixels)
+            image: UInt8[np.ndarray, "H W 3"] = decode_rgb(example["image"], self._max_pixels)
         except UnreadableImageError as error:
             raise DataError(
-                f"{self._path(entry.file)}: {error}; it was whole when the folder was opened"
+                f"{self._path(example['file'])}: {error}; it was whole when the folder was opened"
+            ) from error
+        return {**example, "image": image}
+
+    def undecoded(self, index: int) -> Example:
+        """The example with the bytes of its file."""
+        # Who decodes elsewhere does so with the usual limit.
+        return self._read(index) if self._max_pixels <= MAX_PIXELS else self[index]
+
+    def _read(self, index: int) -> Example:
+        entry = self._entries[index]
+        try:
+            data = self._path(entry.file).read_bytes()
+        except OSError as error:
+            why = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+            raise DataError(
+                f"{self._path(entry.file)}: {why}; it was whole when the folder was opened"
             ) from error
         return {
-            "image": image,
+            "image": data,
             "caption": entry.caption,
             "example_id": entry.example_id,
             "group": entry.group,

@@ -1,17 +1,25 @@
 """Decodes any picture to uint8 RGB, or says in one line why not."""
 
+import contextlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+_ORIENTATION = 0x0112  # of EXIF
+SPARE = 1.5  # 46 dB between pictures halved while decoded and exact ones; with 1.0 it is 41 dB
 MAX_PIXELS = 2**26  # 8192 x 8192, 200 MB decoded: more is taken for a decompression bomb
 
 
 class UnreadableImageError(ValueError):
     """An image that does not decode; the message is a short reason."""
+
+
+class TooManyPixelsError(UnreadableImageError):
+    """An image that was not decoded, because of its size."""
 
 
 def decode_rgb(data: bytes | Path, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
@@ -27,17 +35,97 @@ def decode_rgb(data: bytes | Path, max_pixels: int = MAX_PIXELS) -> UInt8[np.nda
     Raises:
       UnreadableImageError: with the reason.
     """
+    return _decode(data, max_pixels, at_least=0)[0]
+
+
+def decode_at_least(
+    data: bytes | Path, short_side: int, max_pixels: int = MAX_PIXELS
+) -> tuple[UInt8[np.ndarray, "H W 3"], tuple[float, float]]:
+    """Decodes an image that will be made smaller, to no more than that takes.
+
+    A JPEG whose short side exceeds `short_side` is decoded without interpolating its chroma, and at
+    a half, a quarter or an eighth where `SPARE` times `short_side` is left: what the last resize
+    makes of it differs from the exact way by about as much as another filter does.
+
+    Args:
+      data, max_pixels: as for `decode_rgb`.
+      short_side: pixels that are needed.
+
+    Returns:
+      The pixels; and (width, height) of the picture in them, which is not whole where an odd side
+      was halved.
+
+    Raises:
+      UnreadableImageError: with the reason.
+    """
+    return _decode(data, max_pixels, at_least=short_side)
+
+
+def _decode(
+    data: bytes | Path, max_pixels: int, at_least: int
+) -> tuple[np.ndarray, tuple[float, float]]:
+    with _opened(data, max_pixels) as image:
+        if image.format == "JPEG" and image.mode in ("RGB", "L"):
+            found = _decode_jpeg(image, data, at_least)
+            if found is not None:
+                return found
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        pixels = np.asarray(_to_rgb(image))
+        return pixels, (float(pixels.shape[1]), float(pixels.shape[0]))
+
+
+def _decode_jpeg(
+    image: Image.Image, data: bytes | Path, at_least: int
+) -> tuple[np.ndarray, tuple[float, float]] | None:
+    """The same pixels as Pillow's in three quarters of the time, as an array from the start.
+
+    None for what is left to Pillow: pictures to be turned, and files that are not in order.
+    """
+    import simplejpeg
+
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        return None
+    width, height = image.size
+    factor = max(
+        (f for f in (2, 4, 8) if min(width, height) >= SPARE * f * at_least > 0), default=1
+    )
+    small = {"min_width": width // factor, "min_height": height // factor, "min_factor": factor}
+    try:
+        pixels = simplejpeg.decode_jpeg(
+            data if isinstance(data, bytes) else data.read_bytes(),
+            fastupsample=min(width, height) > at_least > 0,
+            **(small if factor > 1 else {}),
+        )
+    except ValueError:
+        return None
+    return pixels, (width / factor, height / factor)
+
+
+def read_size(data: bytes | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(width, height) by the header, before EXIF turns it; nothing is decoded.
+
+    Raises:
+      UnreadableImageError: as `decode_rgb`.
+    """
+    with _opened(data, max_pixels) as image:
+        return image.size
+
+
+@contextlib.contextmanager
+def _opened(data: bytes | Path, max_pixels: int) -> Iterator[Image.Image]:
+    """A Pillow image, its header read; whatever goes wrong with it becomes our error."""
     try:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
             if image.width * image.height > max_pixels:
-                raise UnreadableImageError(
+                raise TooManyPixelsError(
                     f"{image.width}x{image.height} is more than max_pixels={max_pixels}"
                 )
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return np.asarray(_to_rgb(image))
+            yield image
     except UnreadableImageError:
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise TooManyPixelsError(str(error)) from None
     except FileNotFoundError:
         raise UnreadableImageError("no such file") from None
     except UnidentifiedImageError:

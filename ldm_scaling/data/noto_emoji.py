@@ -16,6 +16,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from ldm_scaling.data.splitting import in_test
+
 TEST_SHARE = 0.1
 
 _DESCRIPTION = """\
@@ -69,7 +71,7 @@ class NotoEmoji(tfds.core.GeneratorBasedBuilder):
         keys = split_keys((r["group"], _pixels(pictures[r["file"]])) for r in records)
         chosen: dict[str, list[dict[str, Any]]] = {"train": [], "test": []}
         for record in records:
-            chosen["test" if in_test(keys[record["group"]]) else "train"].append(record)
+            chosen["test" if in_test(keys[record["group"]], TEST_SHARE) else "train"].append(record)
         return {split: self._generate_examples(part, pictures) for split, part in chosen.items()}
 
     def _generate_examples(
@@ -83,12 +85,6 @@ class NotoEmoji(tfds.core.GeneratorBasedBuilder):
             example["image"] = io.BytesIO(pictures[record["file"]])
             example["variant"] = record["variant"] or ""
             yield record["file"], example
-
-
-def in_test(key: str) -> bool:
-    """Whether the groups under `key` are held out: a hash, so that new emoji move no old ones."""
-    digest = hashlib.sha256(key.encode()).digest()
-    return int.from_bytes(digest[:8], "big") < TEST_SHARE * 2**64
 
 
 def split_keys(pairs: Iterable[tuple[str, bytes]]) -> dict[str, str]:

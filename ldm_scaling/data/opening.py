@@ -15,7 +15,8 @@ def open_source(name: str | os.PathLike, split: str = "train", **options: Any) -
     Args:
       name: "noto_emoji" for the packaged set; the path of a folder of images with
         `metadata.jsonl` or `captions.jsonl` (`FolderSource`); the path of a prepared TFDS data
-        set; or the name of a TFDS data set, such as "coco_captions" (`tfds_source.open_tfds`).
+        set, with or without its version; or the name of a TFDS data set, such as
+        "coco_captions" (`tfds_source.open_tfds`).
       split: "train" or "test"; for TFDS also "train[:10%]", "all" and the like.
       **options: keyword arguments of `FolderSource` or `tfds_source.open_tfds`.
 
@@ -23,8 +24,11 @@ def open_source(name: str | os.PathLike, split: str = "train", **options: Any) -
       DataError: nothing usable there; the message says what was looked for.
     """
     path = Path(os.path.expanduser(name))
-    if path.is_dir() and not (path / "dataset_info.json").is_file():
-        return FolderSource(path, split, **options)
+    if path.is_dir():
+        prepared = tfds_source.find_prepared(path)
+        if prepared is None:
+            return FolderSource(path, split, **options)
+        return tfds_source.open_tfds(prepared, split, **options)
     if not path.is_dir() and (path.is_absolute() or str(name).startswith((".", "~"))):
         raise DataError(f"name={str(name)!r}: no such folder")
     if str(name) == "noto_emoji" and "data_dir" not in options:

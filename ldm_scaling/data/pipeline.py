@@ -6,18 +6,23 @@ position without holding a permutation, so a run resumes at any step, on any num
 asking for that step. A pass that B does not divide is no trouble: batches run on into the next.
 """
 
+import collections
+import functools
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from absl import flags
 
+from ldm_scaling.data.images import UnreadableImageError
 from ldm_scaling.data.source import (
     DataError,
     Example,
     GatherSource,
     Source,
+    UndecodedSource,
     stack,
 )
 from ldm_scaling.data.transforms import Transform, example_rng, to_float
@@ -29,8 +34,8 @@ class Pipeline:
     """Endless shuffled batches of a source.
 
     A batch is a dict of NumPy arrays with a leading axis: "image" float32 [B, H, W, 3] in
-    [-1, 1] wherever the example's image is uint8, "example_id" int32 [B], strings and lists as
-    object arrays [B]; other numbers as int32 or float32.
+    [-1, 1] wherever the example's image is uint8 (unless `floats` is off), "example_id" int32
+    [B], strings and lists as object arrays [B]; other numbers as int32 or float32.
 
     Args:
       source: any `Source`. Without a transform, one with `take` is read a batch at a time.
@@ -40,6 +45,8 @@ class Pipeline:
       workers: processes that prepare batches for `iterate`; 0 leaves it to `threads` alone.
       threads: threads (in each process) that prepare batches for `iterate`; each works on one
         batch, so that many batches are in memory, and as many again wait.
+      floats: False leaves images uint8, for tasks that convert them on the device: a quarter of
+        the bytes to bring there.
       shard: (index, count) of this host; it gets the index-th of count equal, consecutive parts
         of each global batch.
 
@@ -56,6 +63,7 @@ class Pipeline:
         *,
         workers: int = 0,
         threads: int = 2,
+        floats: bool = True,
         shard: tuple[int, int] = (0, 1),
     ):
         index, count = shard
@@ -71,7 +79,7 @@ class Pipeline:
         if workers < 0 or threads < 1:
             raise ValueError(f"workers={workers}, threads={threads}: need at least 0 and 1")
         self.source, self.batch_size, self.seed = source, batch_size, seed
-        self._workers, self._threads = workers, threads
+        self._workers, self._threads, self._floats = workers, threads, floats
         self._batches = self._dataset(transform, batch_size // count)[index::count]
 
     def _dataset(self, transform: Transform | None, local_size: int) -> Any:
@@ -82,9 +90,10 @@ class Pipeline:
         order = grain.MapDataset.range(len(self.source)).shuffle(seed=shuffle_seed)
         order = order.repeat(_POSITIONS // len(self.source) + 1)
         if transform is None and isinstance(self.source, GatherSource):
-            return order.batch(local_size).map(_Gather(self.source))
+            return order.batch(local_size).map(_Gather(self.source, self._floats))
         fetch = _Fetch(self.source, transform, self.seed)
-        return order.map_with_index(fetch).batch(local_size, batch_fn=_collate)
+        collate = functools.partial(_collate, floats=self._floats)
+        return order.map_with_index(fetch).batch(local_size, batch_fn=collate)
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
         """This host's part of the batch of `step` >= 0."""
@@ -116,30 +125,49 @@ class Pipeline:
 
 
 def sequential(
-    source: Source, batch_size: int, transform: Transform | None = None
+    source: Source,
+    batch_size: int,
+    transform: Transform | None = None,
+    *,
+    indices: Sequence[int] | np.ndarray | None = None,
+    threads: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Every example once, in the source's order; the last batch may be smaller.
 
     Random transforms draw as in the first pass of a pipeline with seed 0.
+
+    Args:
+      indices: only these, in this order.
+      threads: that read and transform examples; with more than one, a batch is prepared ahead.
     """
     fetch = _Fetch(source, transform, seed=0)
-    for start in range(0, len(source), batch_size):
-        stop = min(start + batch_size, len(source))
-        yield _collate([fetch(index, index) for index in range(start, stop)])
+    order = range(len(source)) if indices is None else indices
+    parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    if threads == 1:
+        yield from (_collate([fetch(int(i), int(i)) for i in part]) for part in parts)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        ahead: collections.deque[list[Future[Example]]] = collections.deque()
+        for part in parts:
+            ahead.append([pool.submit(fetch, int(i), int(i)) for i in part])
+            if len(ahead) > 2:
+                yield _collate([future.result() for future in ahead.popleft()])
+        while ahead:
+            yield _collate([future.result() for future in ahead.popleft()])
 
 
-def _collate(examples: Sequence[Example]) -> dict[str, np.ndarray]:
-    return _finish(stack(examples))
+def _collate(examples: Sequence[Example], floats: bool = True) -> dict[str, np.ndarray]:
+    return _finish(stack(examples), floats)
 
 
-def _finish(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _finish(batch: dict[str, np.ndarray], floats: bool) -> dict[str, np.ndarray]:
     """Types as the device will have them: JAX computes with 32 bits, networks on [-1, 1]."""
     narrow = {"int64": np.int32, "float64": np.float32}
     batch = {
         name: array.astype(narrow[array.dtype.name]) if array.dtype.name in narrow else array
         for name, array in batch.items()
     }
-    if "image" in batch and batch["image"].dtype == np.uint8:
+    if floats and "image" in batch and batch["image"].dtype == np.uint8:
         batch["image"] = to_float(batch["image"])
     return batch
 
@@ -159,11 +187,23 @@ class _Fetch:
     seed: int
 
     def __call__(self, position: int, index: int) -> Example:
-        example = self.source[int(index)]
         if self.transform is None:
-            return example
+            return self.source[int(index)]
+        example = self._read(int(index))
         epoch = position // len(self.source)
-        return self.transform(example, example_rng(self.seed, int(example["example_id"]), epoch))
+        rng = example_rng(self.seed, int(example["example_id"]), epoch)
+        try:
+            return self.transform(example, rng)
+        except UnreadableImageError as error:
+            where = example.get("file", f"example_id={example['example_id']}")
+            raise DataError(f"{where}: {error}") from error
+
+    def _read(self, index: int) -> Example:
+        if getattr(self.transform, "takes_encoded", False) and isinstance(
+            self.source, UndecodedSource
+        ):
+            return self.source.undecoded(index)
+        return self.source[index]
 
 
 @dataclass(frozen=True)
@@ -171,6 +211,7 @@ class _Gather:
     """Indices in the source -> batch, all at once."""
 
     source: GatherSource
+    floats: bool
 
     def __call__(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        return _finish(self.source.take(indices))
+        return _finish(self.source.take(indices), self.floats)

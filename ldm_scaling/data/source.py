@@ -1,8 +1,6 @@
 """What a source of examples is, and the one held in memory."""
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -34,8 +32,16 @@ class GatherSource(Source, Protocol):
         """The examples at `indices`, stacked along a first axis."""
 
 
+@runtime_checkable
+class UndecodedSource(Source, Protocol):
+    """A source of image files, which leaves it to the transform how much of them to decode."""
+
+    def undecoded(self, index: int) -> Example:
+        """Example `index`, its "image" as the bytes of the file (or decoded, if it has none)."""
+
+
 class ArraySource:
-    """Arrays in memory as a source, such as latents and text embeddings computed ahead.
+    """Arrays in memory as a source.
 
     Args:
       arrays: name -> array [N, ...]; all of one length. Strings may be any NumPy string or object
@@ -64,28 +70,6 @@ class ArraySource:
         """The examples at `indices`: name -> array [len(indices), ...]."""
         index = np.asarray(indices)
         return {name: array[index] for name, array in self.arrays.items()}
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes one `.npz` without pickles; the file appears whole or not at all."""
-        partial = Path(f"{os.fspath(path)}.{os.getpid()}.partial")
-        arrays = {name: _strings_for_objects(name, array) for name, array in self.arrays.items()}
-        try:
-            with partial.open("wb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> "ArraySource":
-        """Reads what `save` wrote. Raises DataError if the file is no such thing."""
-        try:
-            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return cls(dict(arrays))
-        except FileNotFoundError:
-            raise DataError(f"{os.fspath(path)}: no such file") from None
-        except Exception as error:  # zipfile, zlib and NumPy each raise their own
-            raise DataError(f"{os.fspath(path)}: not a whole .npz of arrays: {error}") from error
 
 
 def stack(examples: Sequence[Example]) -> dict[str, np.ndarray]:
@@ -121,11 +105,3 @@ def _objects_for_strings(array: np.ndarray) -> np.ndarray:
     """Strings as Python objects, so that a batch holds `str` whatever its source."""
     array = np.asarray(array)
     return array.astype(object) if array.dtype.kind == "U" else array
-
-
-def _strings_for_objects(name: str, array: np.ndarray) -> np.ndarray:
-    if array.dtype != object:
-        return array
-    if not all(isinstance(value, str) for value in array.flat):
-        raise DataError(f"{name}: only numbers and strings can be saved")
-    return array.astype(str)

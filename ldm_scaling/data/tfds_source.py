@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,22 @@ from ldm_scaling.data.source import DataError, Example
 
 def packaged(name: str) -> Path:
     """Folder of the prepared data set `name` that ships with the library."""
-    versions = sorted((Path(__file__).parents[1] / "assets" / name).glob("[0-9]*"))
-    if not versions:
+    folder = find_prepared(Path(__file__).parents[1] / "assets" / name)
+    if folder is None:
         raise DataError(f"name={name!r}: no such packaged data set; is the install complete?")
-    return versions[-1]
+    return folder
+
+
+def find_prepared(folder: Path) -> Path | None:
+    """The folder itself where it holds a prepared version, else its newest version; else None."""
+    if (folder / "dataset_info.json").is_file():
+        return folder
+    found = {
+        tuple(int(part) for part in path.parent.name.split(".")): path.parent
+        for path in folder.glob("*/dataset_info.json")
+        if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
+    }
+    return found[max(found)] if found else None
 
 
 def open_tfds(
@@ -102,6 +115,15 @@ class TfdsSource:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Example:
+        example = self.undecoded(index)
+        image = example["image"]
+        return {
+            **example,
+            "image": decode_rgb(image) if isinstance(image, bytes) else array_to_rgb(image),
+        }
+
+    def undecoded(self, index: int) -> Example:
+        """The example with the bytes of its file; images that are stored as arrays stay such."""
         record = self._records[index]
         captions = _lookup(record, self._caption_key)
         if self._labels is not None:
@@ -119,7 +141,7 @@ class TfdsSource:
             example["captions"] = captions
             captions = captions[0] if captions else ""
         example["caption"] = captions
-        example["image"] = decode_rgb(image) if isinstance(image, bytes) else array_to_rgb(image)
+        example["image"] = image if isinstance(image, bytes) else array_to_rgb(image)
         return example
 
 

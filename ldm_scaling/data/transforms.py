@@ -6,14 +6,15 @@ workers change what an example looks like. Images stay uint8 until they are stac
 that hold settings are frozen dataclasses: they travel to worker processes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32, UInt8
-from PIL import Image
 
+from ldm_scaling.data.images import decode_at_least
+from ldm_scaling.data.resampling import SUPPORT, resample
 from ldm_scaling.data.source import Example
 from ldm_scaling.naming import check_name
 
@@ -28,7 +29,10 @@ def example_rng(seed: int, example_id: int, epoch: int) -> np.random.Generator:
 
 def to_float(images: UInt8[np.ndarray, "... H W 3"]) -> Float32[np.ndarray, "... H W 3"]:
     """Maps 0..255 to [-1, 1], both ends exactly."""
-    return images.astype(np.float32) / np.float32(127.5) - np.float32(1)
+    values = images.astype(np.float32)
+    values /= np.float32(127.5)  # in place: fresh memory costs more than the arithmetic
+    values -= np.float32(1)
+    return values
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,11 @@ class Compose:
     """Applies `steps` from left to right, all drawing from the one `rng`."""
 
     steps: tuple[Transform, ...]
+
+    @property
+    def takes_encoded(self) -> bool:
+        """Whether "image" may be the bytes of a file: the first step decides."""
+        return bool(self.steps) and getattr(self.steps[0], "takes_encoded", False)
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         """Applies all steps."""
@@ -51,36 +60,43 @@ class Resize:
     Args:
       size: pixels.
       crop: "center", or "random" along the long side.
-      filter: Pillow's resampling filter.
+      filter: of `resampling.SUPPORT`.
+
+    "image" may also be the bytes of a file: then no more of it is decoded than is needed.
     """
 
     size: int
     crop: Literal["center", "random"] = "center"
-    filter: Literal["bicubic", "lanczos", "bilinear", "box"] = "lanczos"
+    filter: Literal["bicubic", "lanczos", "bilinear", "box"] = "bicubic"
+    takes_encoded: ClassVar[bool] = True
 
     def __post_init__(self):
         if self.size < 1:
             raise ValueError(f"size={self.size}: an image needs at least 1 pixel")
         if self.crop not in ("center", "random"):
             raise ValueError(f"crop={self.crop!r}: either 'center' or 'random'")
-        if self.filter not in ("bicubic", "lanczos", "bilinear", "box"):
-            raise ValueError(f"filter={self.filter!r}: bicubic, lanczos, bilinear or box")
+        check_name("filter", self.filter, SUPPORT)
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         """Scales and crops "image"."""
-        height, width = example["image"].shape[:2]
-        scale = self.size / min(height, width)
-        scaled = (max(self.size, round(width * scale)), max(self.size, round(height * scale)))
+        pixels = example["image"]
+        sides: Sequence[float] = pixels.shape[1::-1] if isinstance(pixels, np.ndarray) else ()
+        if isinstance(pixels, bytes):
+            pixels, sides = decode_at_least(pixels, self.size)
+        shrink = self.size / min(sides)
+        scaled = [max(self.size, round(side * shrink)) for side in sides]
         # Drawn even where nothing is left to cut, so that later steps see the same numbers.
         where = rng.random() if self.crop == "random" else 0.5
-        image = Image.fromarray(example["image"])
-        if scaled != image.size:
-            image = image.resize(scaled, Image.Resampling[self.filter.upper()])
-        left, top = (int(where * (side - self.size + 1)) for side in scaled)
+        starts = [int(where * (side - self.size + 1)) for side in scaled]
         if self.crop == "center":
-            left, top = ((side - self.size) // 2 for side in scaled)
-        image = image.crop((left, top, left + self.size, top + self.size))
-        return {**example, "image": np.asarray(image)}
+            starts = [(side - self.size) // 2 for side in scaled]
+        # The part of the picture that scaling the whole of it would put into the square.
+        left, top = (at * a / b for at, a, b in zip(starts, sides, scaled, strict=True))
+        right, bottom = (
+            (at + self.size) * a / b for at, a, b in zip(starts, sides, scaled, strict=True)
+        )
+        box = (left, top, right, bottom)
+        return {**example, "image": resample(pixels, box, self.size, self.filter)}
 
 
 @dataclass(frozen=True)

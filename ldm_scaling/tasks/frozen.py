@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from ldm_scaling.encoders import Autoencoder, AutoencoderConfig, Bert, BertConfig
 from ldm_scaling.types import Batch, Context, Images, Params, TokenIds
@@ -45,9 +45,11 @@ class FrozenEncoders:
         return {"token_ids": ids, "token_mask": mask}
 
     def encode_images(
-        self, params: Params, images: Images
+        self, params: Params, images: Images | UInt8[Array, "B H W 3"]
     ) -> tuple[Float[Array, "B h w c"], Float[Array, "B h w c"]]:
-        """Images in [-1, 1] -> mean and standard deviation of their latents, unscaled."""
+        """Images in [-1, 1], or uint8 -> mean and standard deviation of their latents, unscaled."""
+        if images.dtype == jnp.uint8:
+            images = images.astype(jnp.float32) / 127.5 - 1
         module: Any = Autoencoder(self.autoencoder)
         mean, logvar = module.apply({"params": params["autoencoder"]}, images, method="encode")
         return mean, jnp.exp(0.5 * logvar)

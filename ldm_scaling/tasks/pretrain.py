@@ -27,7 +27,7 @@ class PretrainTask:
     Two kinds of batches do. Online: "image" [B, H, W, 3] in [-1, 1] and "caption", which the
     frozen encoders turn into latents and context within the step. Cached: "latent_mean",
     "latent_std" [B, h, w, c] (unscaled posterior) and "context" [B, L, D], made ahead by the same
-    encoders; the posterior is still sampled anew each step.
+    encoders and in any precision; the posterior is still sampled anew each step.
 
     Args:
       config: the UNet.
@@ -108,6 +108,8 @@ class PretrainTask:
         if self._encoders is not None:
             encoded = self._encoders.encode_batch(frozen, batch)
             batch = jax.lax.stop_gradient(encoded)
+        else:  # may be stored in half precision
+            batch = {name: batch[name].astype(jnp.float32) for name in CACHED_COLUMNS}
         latents = self._sample_latents(batch, keys)
         context = self._drop_captions(frozen, batch["context"], keys)
 

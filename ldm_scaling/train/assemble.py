@@ -1,6 +1,7 @@
 """From a config to the task and the batches of a run: the only place that knows all tasks."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -16,6 +17,7 @@ from ldm_scaling.diffusion import Schedule
 from ldm_scaling.encoders import AutoencoderConfig, BertConfig
 from ldm_scaling.encoders.tokenizers import Tokenizer, load_tokenizer
 from ldm_scaling.naming import check_name
+from ldm_scaling.records import measurement_hash
 from ldm_scaling.tasks import (
     AutoencoderLoss,
     AutoencoderTask,
@@ -23,7 +25,7 @@ from ldm_scaling.tasks import (
     PretrainTask,
     Task,
 )
-from ldm_scaling.train.cache import cached_source
+from ldm_scaling.train.cache import Encoder, encoded_source, encoding_mesh
 from ldm_scaling.train.workdir import flatten
 from ldm_scaling.types import Params
 from ldm_scaling.unet import UNetConfig, micro_config, unet_config
@@ -47,7 +49,7 @@ def assemble(config: ConfigDict, workdir: Path, mesh: Mesh) -> Assembly:
 
 
 def _autoencoder(config: ConfigDict, workdir: Path, mesh: Mesh) -> Assembly:
-    source, held_out = _sources(config)
+    source, held_out = open_sources(config)
     size = config.data.image_size
     shrink = image_transform(size)
     chosen = np.linspace(0, len(source) - 1, min(SAMPLE_IMAGES, len(source))).astype(int)
@@ -65,45 +67,94 @@ def _autoencoder(config: ConfigDict, workdir: Path, mesh: Mesh) -> Assembly:
 
 
 def _pretrain(config: ConfigDict, workdir: Path, mesh: Mesh) -> Assembly:
-    name = _required(config, "autoencoder", "'micro' (packaged), or a folder of an AutoencoderKL")
-    vae = MODELS / "vae" if name == "micro" else Path(name)
-    autoencoder, autoencoder_params = import_autoencoder(vae)
-    text = _text_encoder(config)
-    encoders = FrozenEncoders(autoencoder, text.config, text.tokenizer, config.max_tokens)
-    encoder_params = {"autoencoder": autoencoder_params, "text_encoder": text.params}
-
-    training, held_out = _sources(config)
-    transform = image_transform(config.data.image_size, caption=config.data.caption)
+    frozen = frozen_parts(config)
+    training: Source
+    held_out: Source | None
     if config.cache:
-        if config.data.caption != "first":
-            raise ValueError(
-                f"data.caption={config.data.caption!r}: a cache holds one caption an image; set "
-                "--config.data.caption=first or --config.cache=False"
-            )
         folder = Path(config.cache_dir or workdir / "cache")
-
-        def cached(source: Source) -> Source:
-            return cached_source(folder, source, transform, encoders, encoder_params, mesh)
-
-        training, held_out = cached(training), cached(held_out) if held_out else None
+        training, held_out = _encoded_sources(config, folder, frozen, mesh)
+        transform = None
+    else:
+        training, held_out = open_sources(config)
+        transform = image_transform(config.data.image_size, caption=config.data.caption)
     task = PretrainTask(
-        _unet(config, autoencoder),
+        _unet(config, frozen.encoders.autoencoder),
         Schedule.from_name(config.diffusion.schedule),
-        autoencoder,
-        encoders.unconditional_context(encoder_params),
-        encoders=None if config.cache else encoders,
-        encoder_params=None if config.cache else encoder_params,
+        frozen.encoders.autoencoder,
+        frozen.encoders.unconditional_context(frozen.params),
+        encoders=None if config.cache else frozen.encoders,
+        encoder_params=None if config.cache else frozen.params,
         weighting=config.diffusion.weighting,
         gamma=config.diffusion.gamma,
         caption_dropout=config.caption_dropout,
         spacing=config.diffusion.spacing,
         family=config.family,
-        companions={"vae": vae, **text.folders},
-        index=text.entries,
+        companions=frozen.folders,
+        index=frozen.entries,
     )
-    online = None if config.cache else transform
-    validation = _pipeline(config, held_out, online) if held_out else None
-    return task, _pipeline(config, training, online), validation
+    # The frozen encoders take bytes: a quarter of what would otherwise go to the devices.
+    validation = _pipeline(config, held_out, transform, floats=False) if held_out else None
+    return task, _pipeline(config, training, transform, floats=False), validation
+
+
+class FrozenParts(NamedTuple):
+    """What a pretraining run does not train, and how an exported pipeline names it."""
+
+    encoders: FrozenEncoders
+    params: Params
+    folders: dict[str, Path]
+    entries: dict[str, tuple[str, str]]
+
+
+def frozen_parts(config: ConfigDict) -> FrozenParts:
+    """Loads the autoencoder and the text encoder of a config."""
+    name = _required(config, "autoencoder", "'micro' (packaged), or a folder of an AutoencoderKL")
+    vae = MODELS / "vae" if name == "micro" else Path(name)
+    autoencoder, autoencoder_params = import_autoencoder(vae)
+    text = _text_encoder(config)
+    return FrozenParts(
+        FrozenEncoders(autoencoder, text.config, text.tokenizer, config.max_tokens),
+        {"autoencoder": autoencoder_params, "text_encoder": text.params},
+        {"vae": vae, **text.folders},
+        text.entries,
+    )
+
+
+def make_encoder(config: ConfigDict, frozen: FrozenParts, mesh: Mesh) -> Encoder:
+    """What encodes a config's images and captions ahead of training.
+
+    Raises:
+      ValueError: captions are drawn anew in each pass, which cannot be done ahead.
+    """
+    if config.data.caption != "first":
+        raise ValueError(
+            f"data.caption={config.data.caption!r}: a cache holds one caption an image; set "
+            "--config.data.caption=first or --config.cache=False"
+        )
+    size = config.data.image_size
+    mesh = encoding_mesh(mesh)
+    return Encoder(frozen.encoders, frozen.params, size, image_transform(size), mesh)
+
+
+def split_folder(folder: Path, split: str) -> Path:
+    """Where the encoded set of a split lies; any split has a name of its own."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", split)
+    return folder / (plain if plain == split else f"{plain}-{measurement_hash(split=split)[:8]}")
+
+
+def _encoded_sources(
+    config: ConfigDict, folder: Path, frozen: FrozenParts, mesh: Mesh
+) -> tuple[Source, Source | None]:
+    """Of both splits. Without data.name, from the folder alone: the images may be elsewhere."""
+    encoder = make_encoder(config, frozen, mesh)
+    splits = (config.data.train_split, config.data.validation_split)
+    sources = open_sources(config) if config.data.name or not folder.is_dir() else (None, None)
+    training, *held_out = (
+        encoded_source(split_folder(folder, split), encoder, source)
+        for split, source in zip(splits, sources, strict=True)
+        if split
+    )
+    return training, held_out[0] if held_out else None
 
 
 def _unet(config: ConfigDict, autoencoder: AutoencoderConfig) -> UNetConfig:
@@ -145,20 +196,24 @@ def _required(config: ConfigDict, field: str, wanted: str) -> str:
     return value
 
 
-def _sources(config: ConfigDict) -> tuple[Source, Source | None]:
+def open_sources(config: ConfigDict) -> tuple[Source, Source | None]:
+    """The images and captions of both splits; None where the config names no second one."""
     data = config.data
     name = _required(config, "data.name", "a data set: 'noto_emoji', a folder, or a TFDS name")
     held_out = open_source(name, data.validation_split) if data.validation_split else None
     return open_source(name, data.train_split), held_out
 
 
-def _pipeline(config: ConfigDict, source: Source, transform: Transform | None) -> Pipeline:
+def _pipeline(
+    config: ConfigDict, source: Source, transform: Transform | None, *, floats: bool = True
+) -> Pipeline:
     return Pipeline(
         source,
         config.batch_size,
         config.seed,
         transform,
         workers=config.data.workers,
+        floats=floats,
         shard=(jax.process_index(), jax.process_count()),
     )
 

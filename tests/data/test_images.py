@@ -5,9 +5,15 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from ldm_scaling.data.images import UnreadableImageError, array_to_rgb, decode_rgb
+from ldm_scaling.data.images import (
+    UnreadableImageError,
+    array_to_rgb,
+    decode_at_least,
+    decode_rgb,
+    read_size,
+)
 
 
 def encoded(image, kind="PNG", **options):
@@ -61,6 +67,91 @@ def test_exif_orientation_is_applied():
     assert decode_rgb(encoded(image, "JPEG", exif=exif)).shape == (6, 4, 3)
 
 
+def photograph(width=64, height=48):
+    """Smooth as photographs are, with noise."""
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
+    return Image.fromarray(np.uint8(np.clip(smooth + rng.normal(0, 4, smooth.shape), 0, 255)))
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 30}])
+def test_jpegs_are_decoded_to_the_very_pixels_of_pillow(subsampling, mode, options, tmp_path):
+    image = photograph(65, 47).convert(mode)
+    data = encoded(
+        image, "JPEG", **{"subsampling": subsampling if mode == "RGB" else -1, **options}
+    )
+    with Image.open(io.BytesIO(data)) as exact:
+        expected = np.asarray(exact.convert("RGB"))
+    np.testing.assert_array_equal(decode_rgb(data), expected)
+    (tmp_path / "a.jpg").write_bytes(data)
+    np.testing.assert_array_equal(decode_rgb(tmp_path / "a.jpg"), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_pillows(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(photograph(), "JPEG", exif=exif)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    np.testing.assert_array_equal(decode_rgb(data), expected)
+    pixels, sides = decode_at_least(data, 10_000)
+    np.testing.assert_array_equal(pixels, expected)
+    assert sides == (pixels.shape[1], pixels.shape[0])
+
+
+@pytest.mark.parametrize(
+    ("size", "needed", "shape", "sides"),
+    [
+        ((640, 480), 640, (480, 640), (640, 480)),
+        ((640, 480), 161, (480, 640), (640, 480)),  # a half would leave 1.49 times as much
+        ((640, 480), 160, (240, 320), (320, 240)),
+        ((641, 481), 160, (241, 321), (320.5, 240.5)),
+        ((640, 480), 80, (120, 160), (160, 120)),
+        ((643, 480), 40, (60, 81), (80.375, 60)),
+        ((640, 480), 1, (60, 80), (80, 60)),
+    ],
+)
+def test_no_more_is_decoded_than_is_needed(size, needed, shape, sides):
+    pixels, found = decode_at_least(encoded(photograph(*size), "JPEG"), needed)
+    assert pixels.shape[:2] == shape
+    assert found == sides
+
+
+def test_what_is_made_smaller_while_decoded_is_the_same_picture():
+    """Closer to the exact way than its noise, and not shifted: an odd side is no whole number."""
+    image = photograph(641, 481)
+    data = encoded(image, "JPEG", quality=95)
+    exact = np.asarray(image.resize((96, 72), Image.Resampling.BICUBIC)).astype(float)
+    pixels, (width, height) = decode_at_least(data, 72)
+    assert pixels.shape[0] < 481
+    resize = Image.fromarray(pixels).resize
+    found = np.asarray(resize((96, 72), Image.Resampling.BICUBIC, box=(0, 0, width, height)))
+    shifted = np.asarray(resize((96, 72), Image.Resampling.BICUBIC)).astype(float)
+    assert np.abs(found - exact).mean() < 1
+    assert np.abs(found - exact).mean() < np.abs(shifted - exact).mean()
+
+
+def test_files_that_are_no_plain_jpegs_are_decoded_whole():
+    for data in (encoded(photograph()), encoded(photograph().convert("CMYK"), "JPEG")):
+        pixels, sides = decode_at_least(data, 4)
+        assert pixels.shape == (48, 64, 3)
+        assert sides == (64, 48)
+        np.testing.assert_array_equal(pixels, decode_rgb(data))
+
+
+def test_damaged_jpegs_are_left_to_pillow_to_judge():
+    data = encoded(photograph(), "JPEG")
+    with pytest.raises(UnreadableImageError, match="does not decode"):
+        decode_rgb(data[: len(data) // 2])
+    # Bytes that belong to nothing are a warning of the decoder, no damage to the picture.
+    spoilt = data[:2] + b"\xff\xe5\x00\x04ab" + data[2:-2] + b"\x00\x00" + data[-2:]
+    np.testing.assert_array_equal(decode_rgb(spoilt), decode_rgb(data))
+
+
 def test_first_frame_of_an_animation():
     frames = [Image.new("RGB", (6, 4), colour) for colour in ("red", "blue")]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
@@ -106,6 +197,14 @@ def test_decompression_bombs_are_refused_by_their_header(tmp_path):
     (tmp_path / "huge.png").write_bytes(encoded(Image.new("1", (20000, 20000))))
     with pytest.raises(UnreadableImageError):
         decode_rgb(tmp_path / "huge.png")
+
+
+def test_the_size_is_read_without_decoding():
+    assert read_size(encoded(NOISE)[:2000]) == (40, 40)  # torn, and no matter
+    with pytest.raises(UnreadableImageError, match="40x40 is more than max_pixels=1599"):
+        read_size(encoded(NOISE), max_pixels=1599)
+    with pytest.raises(UnreadableImageError, match="not an image"):
+        read_size(b"text")
 
 
 def test_missing_file(tmp_path):

@@ -1,5 +1,6 @@
 """Batches are a pure function of (seed, step): whatever splits, prepares or resumes them."""
 
+import io
 import itertools
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import textwrap
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ldm_scaling.data import (
     ArraySource,
@@ -17,6 +19,7 @@ from ldm_scaling.data import (
     Resize,
     sequential,
 )
+from ldm_scaling.data.transforms import to_float
 
 FROZEN = {
     0: [5, 8, 9, 7, 4, 2, 1, 0, 3, 6],
@@ -177,6 +180,62 @@ def test_gathering_whole_batches_equals_stacking_examples():
     for step in range(8):
         assert_equal(fast.batch(step), slow.batch(step))
     assert fast.batch(0)["latent"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "source", [Pictures(), ArraySource({"image": np.ones((9, 6, 8, 3), np.uint8)})]
+)
+def test_images_may_stay_bytes(source):
+    for transform in (None, Resize(4)):
+        floats, whole = (
+            Pipeline(source, 6, seed=2, transform=transform, floats=f).batch(1)
+            for f in (True, False)
+        )
+        assert whole["image"].dtype == np.uint8
+        np.testing.assert_array_equal(to_float(whole["image"]), floats["image"])
+
+
+class Files(Pictures):
+    """Pictures that are files until somebody decodes them."""
+
+    decoded = 0
+
+    def __getitem__(self, index):
+        Files.decoded += 1
+        return super().__getitem__(index)
+
+    def undecoded(self, index):
+        example = super().__getitem__(index)
+        file = io.BytesIO()
+        Image.fromarray(example["image"]).save(file, "PNG")
+        return {**example, "image": file.getvalue()}
+
+
+def test_files_are_left_to_a_transform_that_takes_them():
+    plain, files = (Pipeline(s, 6, seed=2, transform=AUGMENT) for s in (Pictures(), Files()))
+    assert_equal(plain.batch(0), files.batch(0))
+    assert Files.decoded == 0
+    flip = Pipeline(Files(), 6, seed=2, transform=RandomFlip())
+    assert_equal(Pipeline(Pictures(), 6, seed=2, transform=RandomFlip()).batch(0), flip.batch(0))
+    assert Files.decoded == 6
+
+
+def test_a_file_that_does_not_decode_is_named():
+    class Torn(Files):
+        def undecoded(self, index):
+            example = super().undecoded(index)
+            return {**example, "image": example["image"][:60]}
+
+    with pytest.raises(DataError, match=r"example_id=10\d\d: does not decode"):
+        Pipeline(Torn(), 2, seed=0, transform=AUGMENT).batch(0)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_sequential_reads_what_is_asked_for(threads):
+    batches = list(sequential(Pictures(), 2, AUGMENT, indices=[7, 3, 5, 3, 0], threads=threads))
+    assert [b["example_id"].tolist() for b in batches] == [[1007, 1003], [1005, 1003], [1000]]
+    alone = next(sequential(Pictures(), N, AUGMENT))["image"]
+    np.testing.assert_array_equal(batches[0]["image"], alone[[7, 3]])
 
 
 def test_sequential_yields_each_example_once_in_order():

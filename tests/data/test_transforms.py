@@ -1,11 +1,14 @@
 """Transforms keep types, hit exact values, and draw only from the example's generator."""
 
+import io
 import pickle
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ldm_scaling.data import Compose, RandomFlip, Resize, image_transform, random_caption
+from ldm_scaling.data.images import decode_rgb
 from ldm_scaling.data.transforms import example_rng, to_float
 
 RNG = np.random.default_rng(0)
@@ -52,6 +55,36 @@ def test_resize_is_antialiased():
     image = np.stack([checkers] * 3, axis=-1).astype(np.uint8)
     small = Resize(8)({"image": image}, RNG)["image"]
     assert np.abs(small.astype(int) - 127).max() < 10  # picking pixels would give 0 or 255
+
+
+def jpeg(size):
+    y, x = np.mgrid[: size[1], : size[0]]
+    waves = [np.sin(x / 31) * np.cos(y / 23), np.cos(x / 17), np.sin((x + y) / 40)]
+    image = Image.fromarray(np.stack([np.uint8(127 + 100 * w) for w in waves], axis=-1))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=95, subsampling=0)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("crop", ["center", "random"])
+@pytest.mark.parametrize("size", [(301, 203), (203, 301), (100, 100), (60, 80)])
+def test_files_give_the_picture_of_their_pixels(size, crop):
+    """Also where the file is decoded at a fraction of its size, and where it is too small."""
+    data = jpeg(size)
+    resize = Resize(64, crop)
+    of_file, of_pixels = (
+        resize({"image": image}, example_rng(0, 1, 0))["image"].astype(int)
+        for image in (data, decode_rgb(data))
+    )
+    assert np.abs(of_file - of_pixels).mean() < 1
+    assert np.abs(of_file - of_pixels).max() < 16
+
+
+def test_only_the_first_step_meets_files():
+    assert image_transform(8, flip=0.5).takes_encoded
+    assert not Compose((RandomFlip(), Resize(8))).takes_encoded
+    assert not Compose(()).takes_encoded
+    assert not Compose((random_caption,)).takes_encoded
 
 
 def test_random_crops_reach_every_place():

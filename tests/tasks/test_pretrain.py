@@ -13,6 +13,7 @@ from ldm_scaling.encoders.autoencoder import Autoencoder, AutoencoderConfig
 from ldm_scaling.encoders.bert import Bert, BertConfig
 from ldm_scaling.sharding import make_mesh, put_batch
 from ldm_scaling.tasks import FrozenEncoders, PretrainTask, Task
+from ldm_scaling.tasks.pretrain import CACHED_COLUMNS
 from ldm_scaling.train.optimizer import make_optimizer
 from ldm_scaling.train.step import build, example_keys
 from ldm_scaling.unet import UNetConfig
@@ -127,15 +128,20 @@ def test_they_are_tasks(cached, online):
 
 
 def test_online_and_cached_give_the_same_loss(cached, online, raw_batch, cached_batch, params):
+    half = {name: cached_batch[name].astype(np.float16) for name in CACHED_COLUMNS}
+    stored = {**cached_batch, **half}
     keys = example_keys(0, jnp.arange(8), jnp.asarray(3))
     step = jnp.asarray(3)
     losses = [
         jax.jit(task.loss, compiler_options=QUICK)(
             params, task.frozen, task.host_batch(batch), keys, step
         )[0]
-        for task, batch in ((cached, cached_batch), (online, raw_batch))
+        for task, batch in ((cached, cached_batch), (online, raw_batch), (cached, stored))
     ]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+    np.testing.assert_allclose(losses[0], losses[2], rtol=1e-3)
+    assert losses[0] != losses[2]  # half precision was what the third one saw
+    assert all(loss.dtype == jnp.float32 for loss in losses)
     assert np.isfinite(losses[0])
 
 

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,7 +12,8 @@ from ldm_scaling.data import open_source
 from ldm_scaling.sharding import make_mesh
 from ldm_scaling.tasks import AutoencoderTask
 from ldm_scaling.train import train
-from ldm_scaling.train.assemble import assemble
+from ldm_scaling.train.assemble import assemble, split_folder
+from ldm_scaling.train.precompute import precompute, result_folder
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +81,22 @@ def test_what_is_missing_is_named(changes, message, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("cache", ["ahead", "at start", "no"])
 def test_from_images_to_a_pipeline_folder(autoencoder_config, discs, tmp_path, cache):
-    """Both tasks through the one loop, with the real text encoder, on eight devices."""
+    """Both tasks through the one loop, with the real text encoder, on eight devices.
+
+    Encoded ahead, training never sees the images.
+    """
     train(autoencoder_config, tmp_path / "vae")
     vae, _ = import_autoencoder(tmp_path / "vae" / "export" / "final")
     assert vae.scaling_factor != 0.18215
 
     config = small(get_config("pretrain", "micro-16"), discs)
-    config.update(autoencoder=str(tmp_path / "vae" / "export" / "final"), cache=cache)
+    config.update(autoencoder=str(tmp_path / "vae" / "export" / "final"), cache=cache != "no")
+    if cache == "ahead":
+        folder = precompute(config, tmp_path / "encoded", dtype="float16", shard_examples=8)
+        assert len(list(folder.glob("train/encoded.array_record-*"))) == 3
+        config.update(cache_dir=str(folder), data={"name": ""})
     state = train(config, tmp_path / "run")
     assert int(state.step) == 4
     assert int(state.skipped_total) == 0
@@ -95,7 +104,40 @@ def test_from_images_to_a_pipeline_folder(autoencoder_config, discs, tmp_path, c
     unet, _ = import_unet(folder / "unet")
     assert (unet.in_channels, unet.sample_size, unet.block_out_channels[0]) == (4, 8, 16)
     assert import_autoencoder(folder / "vae")[0] == vae
-    assert len(list((tmp_path / "run").glob("cache/*.npz"))) == (1 if cache else 0)
+    sets = sorted(path.parent.name for path in (tmp_path / "run").glob("cache/*/encoding.json"))
+    assert sets == (["all", "train"] if cache == "at start" else [])
+
+
+def test_every_split_has_a_folder_of_its_own(tmp_path):
+    splits = ("train", "test", "train[:10%]", "train[:10%", "train_10_", "../train", "a/b", "a_b")
+    folders = [split_folder(tmp_path, split) for split in splits]
+    assert folders[:2] == [tmp_path / "train", tmp_path / "test"]
+    assert len(set(folders)) == len(splits)
+    assert all(folder.parent == tmp_path for folder in folders)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "autoencoder"}, "task='autoencoder': only 'pretrain'"),
+        ({}, "output='': data.name='noto_emoji' is no folder to write beside"),
+        ({"data": {"name": ""}}, "data.name='': give a data set"),
+    ],
+)
+def test_what_cannot_be_encoded_ahead_is_named(changes, message, tmp_path):
+    config = get_config("pretrain", "micro-16")
+    config.update(changes)
+    with pytest.raises(ValueError, match=message):
+        precompute(config, tmp_path if "data" in changes else "")
+
+
+def test_the_result_lies_beside_its_source(discs):
+    config = get_config("pretrain", "micro-16")
+    config.data.name = str(discs)
+    assert result_folder(config) == discs.with_name("discs0-encoded")
+    config.cache_dir = "elsewhere"
+    assert result_folder(config) == Path("elsewhere")
+    assert result_folder(config, "output") == Path("output")
 
 
 def test_the_packaged_images_have_both_splits():
