@@ -4,6 +4,7 @@ Models and tasks know nothing of devices; the training step and evaluation ask t
 shardings of their arguments and results, and jit does the rest.
 """
 
+from ldm_scaling.sharding.hosts import fetch, local_rows, put_batch, put_whole
 from ldm_scaling.sharding.mesh import AXES, make_mesh
 from ldm_scaling.sharding.rules import (
     BATCH_AXES,
@@ -11,7 +12,6 @@ from ldm_scaling.sharding.rules import (
     batch_sharding,
     fsdp_spec,
     param_shardings,
-    put_batch,
     replicated,
 )
 
@@ -20,9 +20,12 @@ __all__ = [
     "BATCH_AXES",
     "MIN_SHARD_SIZE",
     "batch_sharding",
+    "fetch",
     "fsdp_spec",
+    "local_rows",
     "make_mesh",
     "param_shardings",
     "put_batch",
+    "put_whole",
     "replicated",
 ]

@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypeVar
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -16,6 +15,7 @@ from ldm_scaling.diffusion import Schedule
 from ldm_scaling.encoders import AutoencoderConfig, BertConfig
 from ldm_scaling.encoders.tokenizers import Tokenizer, load_tokenizer
 from ldm_scaling.naming import check_name
+from ldm_scaling.sharding import local_rows
 from ldm_scaling.tasks import (
     AutoencoderLoss,
     AutoencoderTask,
@@ -60,8 +60,8 @@ def _autoencoder(config: ConfigDict, workdir: Path, mesh: Mesh) -> Assembly:
         family=config.family,
     )
     augment = image_transform(size, crop="random", flip=config.data.flip)
-    validation = _pipeline(config, held_out, shrink) if held_out else None
-    return task, _pipeline(config, source, augment), validation
+    validation = _pipeline(config, held_out, shrink, mesh) if held_out else None
+    return task, _pipeline(config, source, augment, mesh), validation
 
 
 def _pretrain(config: ConfigDict, workdir: Path, mesh: Mesh) -> Assembly:
@@ -102,8 +102,8 @@ def _pretrain(config: ConfigDict, workdir: Path, mesh: Mesh) -> Assembly:
         index=text.entries,
     )
     online = None if config.cache else transform
-    validation = _pipeline(config, held_out, online) if held_out else None
-    return task, _pipeline(config, training, online), validation
+    validation = _pipeline(config, held_out, online, mesh) if held_out else None
+    return task, _pipeline(config, training, online, mesh), validation
 
 
 def _unet(config: ConfigDict, autoencoder: AutoencoderConfig) -> UNetConfig:
@@ -152,14 +152,16 @@ def _sources(config: ConfigDict) -> tuple[Source, Source | None]:
     return open_source(name, data.train_split), held_out
 
 
-def _pipeline(config: ConfigDict, source: Source, transform: Transform | None) -> Pipeline:
+def _pipeline(
+    config: ConfigDict, source: Source, transform: Transform | None, mesh: Mesh
+) -> Pipeline:
     return Pipeline(
         source,
         config.batch_size,
         config.seed,
         transform,
         workers=config.data.workers,
-        shard=(jax.process_index(), jax.process_count()),
+        rows=local_rows(mesh, config.batch_size),
     )
 
 

@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 from ldm_scaling.checkpoint.identity import weights_hash
 from ldm_scaling.data import ArraySource, Source, Transform, sequential
+from ldm_scaling.hosts import all_say, is_first, wait_for_all
 from ldm_scaling.records import measurement_hash
-from ldm_scaling.sharding import param_shardings, put_batch
+from ldm_scaling.sharding import batch_sharding, param_shardings, put_whole, replicated
 from ldm_scaling.tasks.frozen import FrozenEncoders
 from ldm_scaling.types import Params
 
@@ -40,13 +41,14 @@ def cached_source(
       batch_size: examples encoded at a time, rounded up to a multiple of the mesh's slices.
     """
     path = folder / f"{_name(source, transform, encoders, params)}.npz"
-    if path.exists():
+    if all_say(path.exists()):
         logging.info("Cached latents and text embeddings: %s", path)
         return ArraySource.load(path)
     slices = mesh.shape["replica"] * mesh.shape["fsdp"]
     batch_size = -(-batch_size // slices) * slices
-    encode = jax.jit(encoders.encode_batch)
-    placed = jax.device_put(params, param_shardings(mesh, params))
+    # Every process reads all examples and gets all latents, but its devices encode their part.
+    encode = jax.jit(encoders.encode_batch, out_shardings=replicated(mesh))
+    placed = put_whole(params, param_shardings(mesh, params))
     columns: dict[str, list[np.ndarray]] = {}
     total = -(-len(source) // batch_size)
     for batch in tqdm(
@@ -56,13 +58,19 @@ def cached_source(
         count = len(batch["example_id"])
         inputs = {"image": batch["image"], **tokens}
         padded = {name: _pad(array, batch_size) for name, array in inputs.items()}
-        encoded = jax.device_get(encode(placed, put_batch(mesh, padded)))
+        spread = jax.tree.map(lambda _: batch_sharding(mesh), padded)
+        encoded = jax.device_get(encode(placed, put_whole(padded, spread)))
         kept = {"example_id": batch["example_id"], "caption": batch["caption"]}
         for name, array in {**encoded, **kept}.items():
             columns.setdefault(name, []).append(np.asarray(array)[:count])
     cached = ArraySource({name: np.concatenate(parts) for name, parts in columns.items()})
-    folder.mkdir(parents=True, exist_ok=True)
-    cached.save(path)
+    if is_first():
+        folder.mkdir(parents=True, exist_ok=True)
+        cached.save(path)
+    wait_for_all("the cache is written")
+    if not path.exists():  # a disk of this machine's own
+        folder.mkdir(parents=True, exist_ok=True)
+        cached.save(path)
     return cached
 
 

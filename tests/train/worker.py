@@ -1,0 +1,53 @@
+"""One process of a run of the toy task: `python worker.py --options=JSON` and the hosts' flags.
+
+Options: workdir, config (changes of the toy config), mesh; "die": the step in which it kills
+itself; "fail": the step whose batch cannot be read. Each step that begins is told on stdout.
+"""
+
+import functools
+import json
+import os
+import signal
+import threading
+
+from absl import app, flags
+from toy import ToyBatches, ToyTask, toy_config
+
+from ldm_scaling.hosts import define_flags
+from ldm_scaling.launching import running
+
+OPTIONS = flags.DEFINE_string("options", None, "JSON", required=True)
+define_flags()
+
+
+def main(argv):
+    from ldm_scaling.sharding import local_rows, make_mesh
+    from ldm_scaling.train import loop
+
+    options = json.loads(OPTIONS.value)
+
+    def on_step(step):
+        print(f"step {step}", flush=True)
+        if step == options.get("fail"):
+            raise OSError("the disk is unplugged")
+        if step == options.get("die"):  # beside the main thread, so that it dies within the step
+            threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGKILL)).start()
+
+    with running("toy"):
+        loop.build = functools.partial(loop.build, min_shard_size=1)  # everything is sharded
+        config = toy_config(**options["config"])
+        mesh = make_mesh(**options["mesh"])
+        rows = local_rows(mesh, config.batch_size)
+        loop._quiet_orbax()
+        loop.run(
+            config,
+            options["workdir"],
+            mesh,
+            ToyTask(),
+            ToyBatches(on_step=on_step, rows=rows),
+            ToyBatches(rows=rows),
+        )
+
+
+if __name__ == "__main__":
+    app.run(main)
