@@ -39,3 +39,17 @@ def test_a_wrong_model_is_named_on_the_command_line(tmp_path):
     assert done.returncode == 1
     assert "sweep: model='micro-17': neither a folder" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_half_of_the_flags_that_tell_processes_apart_is_refused(tmp_path):
+    command = [
+        sys.executable,
+        ROOT / "launch" / "train.py",
+        f"--config={ROOT}/configs/pretrain.py:micro-8",
+        f"--workdir={tmp_path}",
+        "--num_processes=2",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "--coordinator is missing: give --coordinator, --num_processes and" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from ldm_scaling.checkpoint.identity import weights_hash
 from ldm_scaling.checkpoint.state import Checkpoints
-from ldm_scaling.hosts import check_agreed, is_first, wait_for_all
+from ldm_scaling.hosts import all_say, check_agreed, is_first, wait_for_all
 from ldm_scaling.sharding import make_mesh, put_batch, put_whole
 from ldm_scaling.tasks.base import Task
 from ldm_scaling.train.compilation import cached_compilation
@@ -58,7 +58,8 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> TrainState:
 
     Raises:
       ForeignWorkdirError: the folder holds a run of another config, or with other frozen weights.
-      ValueError: the processes were given different configs or frozen weights.
+      ValueError: the processes were given different configs or frozen weights, or do not share
+        the folder.
       BadStepsError: too many steps in a row had a NaN or Inf.
       SystemExit: after SIGTERM (code 0) or SIGINT (130); the state is saved.
     """
@@ -71,6 +72,11 @@ def train(config: ConfigDict, workdir: str | os.PathLike[str]) -> TrainState:
         claim_workdir(place.folder, config)
         place.fetch()
     wait_for_all("the workdir is claimed")
+    if not all_say((place.folder / "config.json").exists()):
+        raise ValueError(
+            f"workdir={place.folder}: not every process finds there what the first has written; "
+            "give a folder that all share, or gs://BUCKET/FOLDER"
+        )
     with cached_compilation(config.get("compilation_cache", "workdir"), place.folder):
         mesh = make_mesh(**config.mesh)
         task, training, validation = assemble(config, place.local, mesh)

@@ -22,10 +22,13 @@ class Processes:
     Args:
       logs: folder for what each process writes to stderr.
       options: of tests/train/worker.py; `special`: index -> options of that process alone.
+      flags: more of them; `own_flags`: those of each process.
       command: instead of the worker: what to run, the flags of the processes left out.
     """
 
-    def __init__(self, logs, count, devices, options, special=None, flags=(), command=None):
+    def __init__(
+        self, logs, count, devices, options, special=None, flags=(), command=None, own_flags=None
+    ):
         logs.mkdir(parents=True, exist_ok=True)
         self.logs, self.count = logs, count
         coordinator = f"127.0.0.1:{free_port()}"
@@ -43,6 +46,7 @@ class Processes:
                 f"--coordinator={coordinator}",
                 f"--num_processes={count}",
                 f"--process_id={index}",
+                *(own_flags[index] if own_flags else ()),
             ]
             with open(logs / f"{index}.log", "w") as log:
                 process = subprocess.Popen(

@@ -249,6 +249,14 @@ def test_bad_input_is_one_line(tmp_path):
 
 
 @pytest.mark.slow
+def test_frozen_weights_that_differ_are_refused(tmp_path):
+    with start(tmp_path, tmp_path / "run", special={1: {"weights": 1e-3}}) as processes:
+        assert processes.codes() == [1, 1]
+        for index in range(2):
+            assert "the frozen weights of processes [1] differs" in processes.log(index)
+
+
+@pytest.mark.slow
 def test_ctrl_c_on_one_stops_all(tmp_path):
     with start(tmp_path, tmp_path / "run", num_steps=10**6, checkpoint_every=10**6) as processes:
         processes.wait_for(1, "step 2")
