@@ -6,6 +6,7 @@ same command; `joined` makes them one run, of which the first process writes wha
 
 from ldm_scaling.hosts.agreement import all_say, check_agreed, first_says, is_first, wait_for_all
 from ldm_scaling.hosts.joining import define_flags, joined
+from ldm_scaling.hosts.signals import sigterm_heard
 
 __all__ = [
     "all_say",
@@ -14,5 +15,6 @@ __all__ = [
     "first_says",
     "is_first",
     "joined",
+    "sigterm_heard",
     "wait_for_all",
 ]

@@ -9,7 +9,8 @@ from typing import Any
 
 from absl import flags, logging
 
-from ldm_scaling.hosts.watch import Hub, Watch, delay_abort
+from ldm_scaling.hosts.signals import tame_signals
+from ldm_scaling.hosts.watch import Hub, Watch
 
 SHUTDOWN_SECONDS = 3600
 """How long a process that is done waits for the others: the first may still write an export."""
@@ -235,7 +236,7 @@ def _watch(state: Any, timeout: int) -> Watch:
             f"process {index} of {count} cannot reach process 0 at {host}:{port} ({error}): the "
             "machines of a run must reach each other at every port"
         ) from error
-    delay_abort()
+    tame_signals()
     return watch
 
 

@@ -8,12 +8,10 @@ or why a process ends all others.
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import secrets
 import selectors
-import signal
 import socket
 import threading
 import time
@@ -198,19 +196,6 @@ class Watch:
         with contextlib.suppress(Exception):
             os.write(2, f"process {self.index} of {self.count} ends: {what}\n".encode())
         os._exit(1)
-
-
-def delay_abort() -> None:
-    """Lets the thread in which XLA aborts sleep for some seconds, so that the watch speaks first.
-
-    XLA's client aborts as soon as its connection to the first process breaks. The watch finds the
-    same at the same moment, but says who is gone and ends with a plain exit code. No Python runs
-    in the handler: it is the C library's `sleep`, called with the number of the signal, 6.
-    """
-    library = ctypes.CDLL(None)
-    library.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
-    library.signal.restype = ctypes.c_void_p
-    library.signal(signal.SIGABRT, ctypes.cast(library.sleep, ctypes.c_void_p))
 
 
 class _Line:

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM as a request to end after the running step, the same step on all hosts."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -8,6 +9,8 @@ from types import FrameType, TracebackType
 import jax
 from absl import logging
 from jax.experimental import multihost_utils
+
+from ldm_scaling.hosts import sigterm_heard
 
 EXIT_CODES = {"SIGINT": 128 + signal.SIGINT, "SIGTERM": 0}
 """Ctrl-C ends a script that holds the command, too; a preempted job has done what it could."""
@@ -19,18 +22,21 @@ class Interrupt:
     A second one acts as if nobody listened (Ctrl-C raises KeyboardInterrupt). Outside the main
     thread, where Python allows no handlers, it does nothing.
 
-    With several processes, SIGTERM on one host is enough: `jax.distributed` listens for it, passes
-    it on, and finds the step after which all can stop.
+    With several processes, SIGTERM on one host is enough: JAX hears it, passes it on, and finds the
+    step after which all can stop.
     """
 
     def __init__(self) -> None:
         self.signal_name = ""
         self._several = jax.process_count() > 1
         self._previous: dict[int, object] = {}
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Interrupt":
-        # Of several processes each leaves SIGTERM to JAX, which took it when they joined.
-        numbers = [signal.SIGINT] if self._several else [signal.SIGINT, signal.SIGTERM]
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if self._several:
+            self._stack.enter_context(sigterm_heard())
+            numbers = [signal.SIGINT]
         if threading.current_thread() is threading.main_thread():
             for number in numbers:
                 self._previous[number] = signal.signal(number, self._handle)
@@ -43,6 +49,7 @@ class Interrupt:
         traceback: TracebackType | None,
     ) -> None:
         self._restore()
+        self._stack.close()
 
     def requested(self, step: int) -> bool:
         """Whether to stop after `step` steps; to be asked after every step, by all processes."""

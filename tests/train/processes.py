@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("worker.py")
-PATIENCE = 240.0
+PATIENCE = 600.0
 """Seconds after which something hangs, on however busy a machine."""
 
 
@@ -24,10 +24,20 @@ class Processes:
       options: of tests/train/worker.py; `special`: index -> options of that process alone.
       flags: more of them; `own_flags`: those of each process.
       command: instead of the worker: what to run, the flags of the processes left out.
+      xla_flags: beside the number of devices.
     """
 
     def __init__(
-        self, logs, count, devices, options, special=None, flags=(), command=None, own_flags=None
+        self,
+        logs,
+        count,
+        devices,
+        options,
+        special=None,
+        flags=(),
+        command=None,
+        own_flags=None,
+        xla_flags="",
     ):
         logs.mkdir(parents=True, exist_ok=True)
         self.logs, self.count = logs, count
@@ -35,7 +45,7 @@ class Processes:
         environment = {
             **os.environ,
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {xla_flags}",
             "PYTHONPATH": str(ROOT),
         }
         self._all, self._said = [], []

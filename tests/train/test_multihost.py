@@ -19,7 +19,7 @@ from ldm_scaling.train.optimizer import make_optimizer
 from ldm_scaling.train.step import build
 from tests.train.toy import ToyBatches, ToyTask, toy_config
 
-HEARTBEAT = 8
+HEARTBEAT = 20
 QUICK = {"log_every": 1, "checkpoint_every": 4, "keep_checkpoints": 3}
 FSDP = {"fsdp": -1}
 
@@ -254,6 +254,15 @@ def test_frozen_weights_that_differ_are_refused(tmp_path):
         assert processes.codes() == [1, 1]
         for index in range(2):
             assert "the frozen weights of processes [1] differs" in processes.log(index)
+
+
+@pytest.mark.slow
+def test_sigterm_before_there_is_anything_to_save_is_an_end_like_any_other(tmp_path):
+    with start(tmp_path, tmp_path / "run", special={1: {"dawdle": True}}) as processes:
+        processes.wait_for(1, "joined")
+        processes.signal(1, signal.SIGTERM)
+        assert processes.codes() == [1, -signal.SIGTERM]
+        assert processes.log(0).splitlines()[-1].startswith("process 0 of 2 ends: process 1 (")
 
 
 @pytest.mark.slow

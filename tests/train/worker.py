@@ -1,8 +1,8 @@
 """One process of a run of the toy task: `python worker.py --options=JSON` and the hosts' flags.
 
 Options: workdir, config (changes of the toy config), mesh; "die": the step in which it kills
-itself; "fail": the step whose batch cannot be read; "weights": what is added to the frozen ones.
-Each step that begins is told on stdout.
+itself; "fail": the step whose batch cannot be read; "weights": what is added to the frozen ones;
+"dawdle": whether it waits for a signal before it trains. Each step that begins is told on stdout.
 TensorBoard, which other tests look at, is left out: its import takes longer than all the rest.
 """
 
@@ -50,6 +50,9 @@ def main(argv):
         mesh = make_mesh(**options["mesh"])
         rows = local_rows(mesh, config.batch_size)
         loop._quiet_orbax()
+        print("joined", flush=True)
+        if options.get("dawdle"):
+            signal.pause()
         task = ToyTask()
         task.frozen = {"target": task.frozen["target"] + options.get("weights", 0)}
         loop.run(
