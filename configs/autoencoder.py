@@ -61,4 +61,6 @@ def get_config(size: str = "micro") -> ConfigDict:
     config.export_every = 0
     config.export_steps = ()
     config.profile_every = 0
+    # Compiled programs: "workdir", "off", or a folder for several runs to share.
+    config.compilation_cache = "workdir"
     return config

@@ -76,6 +76,8 @@ def get_config(name: str = "micro-32") -> ConfigDict:
     config.export_every = 0
     config.export_steps = (500, 1000, 2000, 4000) if micro else ()
     config.profile_every = 0
+    # Compiled programs: "workdir", "off", or a folder for several runs to share.
+    config.compilation_cache = "workdir"
     return config
 
 

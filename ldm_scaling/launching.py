@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from absl import logging
 from etils import epath
 
+from ldm_scaling.hosts import joined
+
 
 @contextlib.contextmanager
 def explained(command: str) -> Iterator[None]:
@@ -21,6 +23,13 @@ def explained(command: str) -> Iterator[None]:
     except (ValueError, FileNotFoundError, ImportError) as error:
         logging.debug("The whole story:", exc_info=True)
         raise SystemExit(f"{command}: {error}") from error
+
+
+@contextlib.contextmanager
+def running(command: str) -> Iterator[None]:
+    """`explained`, in one process or as one of several: see `hosts.joined` and its flags."""
+    with explained(command), joined(), explained(command):
+        yield
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ class Record:
 
     Attributes:
       kind: what was measured: "samples" (quality of generated images), "training" (a logged value
-        of a training run), "model" (parameters and FLOPs of a network), "reconstruction".
+        of a training run), "goodput" (where a run's wall time went, see `train.goodput`),
+        "model" (parameters and FLOPs of a network), "reconstruction".
       point: where in the study it lies. For "samples": family, width, training_steps, sampler,
         steps, spacing, eta, guidance, and whatever else the sweep varied. JSON scalars only.
       seed: seed of the measurement (initial and step noise are derived from it).

@@ -96,3 +96,17 @@ def test_the_command_tells_launchers_by_its_exit_code(tmp_path):
     assert status == 1
     assert "progress: " in said
     assert "Traceback" not in said
+
+
+def test_half_of_the_flags_that_tell_processes_apart_is_refused(tmp_path):
+    command = [
+        sys.executable,
+        ROOT / "launch" / "train.py",
+        f"--config={ROOT}/configs/pretrain.py:micro-8",
+        f"--workdir={tmp_path}",
+        "--num_processes=2",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "--coordinator is missing: give --coordinator, --num_processes and" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -7,11 +7,12 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "ldm_scaling"
 
 # A room may import the rooms named beside it, itself, and nothing else of the package.
-GROUND = {"types", "records", "naming", "launching", "placement"}
+GROUND = {"types", "records", "naming", "launching", "placement", "hosts"}
 MODELS = {"unet", "encoders"}
 CORE = MODELS | {"diffusion", "sharding", "data", "metrics", "aot"}  # blind to each other
 MAY_IMPORT = {
     **{room: set() for room in GROUND},
+    "launching": {"hosts"},
     **{room: GROUND for room in CORE},
     "checkpoint": GROUND | MODELS,
     "tasks": GROUND | CORE | {"checkpoint"},

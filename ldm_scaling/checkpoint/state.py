@@ -6,26 +6,45 @@ newest whole one, and says so.
 """
 
 import os
+import time
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
-from jax.experimental import multihost_utils
 
 from ldm_scaling.checkpoint import integrity
 from ldm_scaling.checkpoint.merge import KeyMismatchError, key_diff
+from ldm_scaling.hosts import first_says, is_first, wait_for_all
+
+NOWHERE, NOT_WHOLE = -1, -2
+"""What the first process says instead of a step."""
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint could not be written, or none of those there is whole."""
 
 
+class _Manager(ocp.CheckpointManager):
+    """Leaves preemption to the training loop.
+
+    Orbax asks JAX whether a preemption's step is reached, also in the thread that finishes a save,
+    with a step long past. JAX would take that for where the run is, and might then choose a step
+    to stop at that the run is past.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one run, newest first choice, oldest first to go.
 
-    All processes of a multi-host run call every method together, in the same order.
+    All processes of a run on several hosts call every method together, in the same order. Each
+    writes the parts of the state that lie on its devices, so they all need to see `folder`; the
+    first one vouches for all files when the others have written theirs, and chooses what is
+    restored.
 
     Args:
       folder: local path or `gs://` URL; it is made by the first save.
@@ -63,6 +82,7 @@ class Checkpoints:
           CheckpointError: this save, or the one before it in the background, failed; checkpoints
             that were there before are untouched, and a later save may be tried.
         """
+        began = time.monotonic()
         self.wait()
         try:
             writer = self._open_writer()
@@ -83,6 +103,7 @@ class Checkpoints:
             self._fail(error)
         if not self._async_save:
             self.wait()
+        logging.info("Saved step %d: training waited %.2f s", step, time.monotonic() - began)
 
     def restore_latest(
         self, abstract_state: Any, *, step: int | None = None
@@ -103,21 +124,30 @@ class Checkpoints:
           ValueError: the checkpoint is whole but holds other names, shapes or dtypes.
         """
         self.wait()
+        damages: list[str] = []
+        chosen = first_says(self._choose(step, damages) if is_first() else NOWHERE)
+        if chosen == NOWHERE:
+            return None
+        if chosen == NOT_WHOLE:
+            raise CheckpointError(
+                "no whole checkpoint; to start anew, remove the folder.\n"
+                + ("\n".join(damages) or "The log of the first process says what is wrong.")
+            )
+        return chosen, *self._restore(chosen, abstract_state)
+
+    def _choose(self, step: int | None, damages: list[str]) -> int:
+        """The newest whole step, or `step` where it is whole; says why others were skipped."""
         steps = self.steps() if step is None else [step]
-        damages = []
         for candidate in reversed(steps):
-            damage = self._find_damage(candidate)
+            folder = self._folder / str(candidate)
+            damage = integrity.find_damage(folder) if folder.exists() else "missing"
             if damage is None:
-                return candidate, *self._restore(candidate, abstract_state)
-            damages.append(f"{self._folder / str(candidate)} is not whole: {damage}")
+                return candidate
+            damages.append(f"{folder} is not whole: {damage}")
             if step is None:
                 self._torn.add(candidate)
                 logging.warning("Skipped a checkpoint. %s", damages[-1])
-        if not steps:
-            return None
-        raise CheckpointError(
-            "no whole checkpoint; to start anew, remove the folder.\n" + "\n".join(damages)
-        )
+        return NOT_WHOLE if steps else NOWHERE
 
     def steps(self) -> list[int]:
         """Steps of all committed checkpoints, ascending; torn ones are among them."""
@@ -148,14 +178,15 @@ class Checkpoints:
 
     def _open_writer(self) -> ocp.CheckpointManager:
         if self._writer is None:
-            if jax.process_index() == 0:
+            if is_first():
                 self._set_torn_aside()
+            wait_for_all("torn checkpoints are set aside")  # before Orbax lists what is there
             policies: list[ocp.checkpoint_managers.PreservationPolicy] = [
                 ocp.checkpoint_managers.LatestN(self._keep)
             ]
             if self._keep_period is not None:
                 policies.append(ocp.checkpoint_managers.EveryNSteps(self._keep_period))
-            self._writer = ocp.CheckpointManager(
+            self._writer = _Manager(
                 self._folder,
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(policies),
@@ -166,8 +197,11 @@ class Checkpoints:
         return self._writer
 
     def _seal(self) -> None:
-        """Writes the manifest when all data is on disk, before Orbax commits by renaming."""
-        if jax.process_index() != 0:
+        """Writes the manifest when all data is on disk, before Orbax commits by renaming.
+
+        Orbax calls it when all processes have written their parts.
+        """
+        if not is_first():
             return
         folders = [*self._folder.glob(f"{self._saving}{ocp.path.atomicity.TMP_DIR_SUFFIX}*")]
         integrity.write_manifest(folders[0] if folders else self._folder / str(self._saving))
@@ -183,17 +217,6 @@ class Checkpoints:
             source.rename(aside)
             logging.warning("Set the torn checkpoint aside as %s.", aside)
         self._torn.clear()
-
-    def _find_damage(self, step: int) -> str | None:
-        """Asks the first process, so that all restore the same step."""
-        damage = ""
-        folder = self._folder / str(step)
-        if jax.process_index() == 0:
-            damage = (integrity.find_damage(folder) if folder.exists() else "missing") or ""
-        if jax.process_count() > 1:
-            is_torn = multihost_utils.broadcast_one_to_all(bool(damage))
-            damage = damage or ("the first process found it torn" if is_torn else "")
-        return damage or None
 
     def _restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
         handlers = ocp.CompositeCheckpointHandler(
@@ -216,7 +239,7 @@ class Checkpoints:
     def _fail(self, error: Exception) -> None:
         step, self._saving = self._saving, None
         self._close_writer()
-        if jax.process_index() == 0 and self._folder.exists():
+        if is_first() and self._folder.exists():
             # What is half written would fill the disk further.
             for path in self._folder.glob(f"{step}{ocp.path.atomicity.TMP_DIR_SUFFIX}*"):
                 path.rmtree(missing_ok=True)

@@ -47,8 +47,7 @@ class Pipeline:
         batch, so that many batches are in memory, and as many again wait.
       floats: False leaves images uint8, for tasks that convert them on the device: a quarter of
         the bytes to bring there.
-      shard: (index, count) of this host; it gets the index-th of count equal, consecutive parts
-        of each global batch.
+      rows: which rows of each global batch this host gets, ascending; default: all.
 
     Raises:
       ValueError: an argument out of its range.
@@ -64,36 +63,41 @@ class Pipeline:
         workers: int = 0,
         threads: int = 2,
         floats: bool = True,
-        shard: tuple[int, int] = (0, 1),
+        rows: Sequence[int] | None = None,
     ):
-        index, count = shard
         if len(source) < 1:
             raise DataError("source: holds no example")
-        if batch_size < 1 or not 0 <= index < count or batch_size % count:
-            raise ValueError(
-                f"batch_size={batch_size}, shard={shard}: the batch needs at least 1 example and "
-                "equal parts for shards 0 <= index < count"
-            )
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: the batch needs at least 1 example")
+        if rows is not None and (not rows or [*rows] != sorted({*rows} & {*range(batch_size)})):
+            raise ValueError(f"rows={rows}: must be some of 0 .. {batch_size - 1}, ascending")
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed={seed}: must lie in 0 .. 2**64 - 1")
         if workers < 0 or threads < 1:
             raise ValueError(f"workers={workers}, threads={threads}: need at least 0 and 1")
         self.source, self.batch_size, self.seed = source, batch_size, seed
         self._workers, self._threads, self._floats = workers, threads, floats
-        self._batches = self._dataset(transform, batch_size // count)[index::count]
+        self._batches = self._dataset(transform, None if rows is None else tuple(rows))
 
-    def _dataset(self, transform: Transform | None, local_size: int) -> Any:
+    def _dataset(self, transform: Transform | None, rows: tuple[int, ...] | None) -> Any:
         import grain  # seconds to import
 
         # grain shuffles pass e with seed + e: without this, seed 1 would be seed 0 a pass later.
         shuffle_seed = int(np.random.SeedSequence(self.seed).generate_state(1)[0])
         order = grain.MapDataset.range(len(self.source)).shuffle(seed=shuffle_seed)
         order = order.repeat(_POSITIONS // len(self.source) + 1)
-        if transform is None and isinstance(self.source, GatherSource):
-            return order.batch(local_size).map(_Gather(self.source, self._floats))
-        fetch = _Fetch(self.source, transform, self.seed)
-        collate = functools.partial(_collate, floats=self._floats)
-        return order.map_with_index(fetch).batch(local_size, batch_fn=collate)
+        source, gather = self.source, None
+        if transform is None and isinstance(source, GatherSource):
+            gather = _Gather(source, self._floats)
+        else:
+            order = order.map_with_index(_Fetch(source, transform, self.seed))
+        if rows is not None:
+            local = grain.MapDataset.range(_POSITIONS // self.batch_size * len(rows))
+            order = local.map(_Rows(order, self.batch_size, rows))
+        size = self.batch_size if rows is None else len(rows)
+        if gather:
+            return order.batch(size).map(gather)
+        return order.batch(size, batch_fn=functools.partial(_collate, floats=self._floats))
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
         """This host's part of the batch of `step` >= 0."""
@@ -204,6 +208,19 @@ class _Fetch:
         ):
             return self.source.undecoded(index)
         return self.source[index]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Position in the sequence of this host's rows -> what is there in that of all rows."""
+
+    everything: Any  # grain.MapDataset
+    batch_size: int
+    rows: tuple[int, ...]
+
+    def __call__(self, position: int) -> Any:
+        step, place = divmod(int(position), len(self.rows))
+        return self.everything[step * self.batch_size + self.rows[place]]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ shardings of their arguments and results, and jit does the rest.
 
 from ldm_scaling.placement import AXES, BATCH_AXES
 from ldm_scaling.sharding.explain import Placement, explain, placements
+from ldm_scaling.sharding.hosts import fetch, local_rows, put_batch, put_whole
 from ldm_scaling.sharding.mesh import make_mesh, within
 from ldm_scaling.sharding.rules import (
     MIN_SHARD_SIZE,
@@ -13,7 +14,6 @@ from ldm_scaling.sharding.rules import (
     fsdp_spec,
     param_shardings,
     path_name,
-    put_batch,
     replicated,
 )
 from ldm_scaling.sharding.tensor import TENSOR_RULES, matched
@@ -26,13 +26,16 @@ __all__ = [
     "Placement",
     "batch_sharding",
     "explain",
+    "fetch",
     "fsdp_spec",
+    "local_rows",
     "make_mesh",
     "matched",
     "param_shardings",
     "path_name",
     "placements",
     "put_batch",
+    "put_whole",
     "replicated",
     "within",
 ]

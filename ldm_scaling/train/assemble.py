@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypeVar
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -18,6 +17,7 @@ from ldm_scaling.encoders import AutoencoderConfig, BertConfig
 from ldm_scaling.encoders.tokenizers import Tokenizer, load_tokenizer
 from ldm_scaling.naming import check_name
 from ldm_scaling.records import measurement_hash
+from ldm_scaling.sharding import local_rows
 from ldm_scaling.tasks import (
     AutoencoderLoss,
     AutoencoderTask,
@@ -62,8 +62,8 @@ def _autoencoder(config: ConfigDict, workdir: Path, mesh: Mesh) -> Assembly:
         family=config.family,
     )
     augment = image_transform(size, crop="random", flip=config.data.flip)
-    validation = _pipeline(config, held_out, shrink) if held_out else None
-    return task, _pipeline(config, source, augment), validation
+    validation = _pipeline(config, held_out, shrink, mesh) if held_out else None
+    return task, _pipeline(config, source, augment, mesh), validation
 
 
 def _pretrain(config: ConfigDict, workdir: Path, mesh: Mesh) -> Assembly:
@@ -93,8 +93,8 @@ def _pretrain(config: ConfigDict, workdir: Path, mesh: Mesh) -> Assembly:
         index=frozen.entries,
     )
     # The frozen encoders take bytes: a quarter of what would otherwise go to the devices.
-    validation = _pipeline(config, held_out, transform, floats=False) if held_out else None
-    return task, _pipeline(config, training, transform, floats=False), validation
+    validation = _pipeline(config, held_out, transform, mesh, floats=False) if held_out else None
+    return task, _pipeline(config, training, transform, mesh, floats=False), validation
 
 
 class FrozenParts(NamedTuple):
@@ -205,7 +205,12 @@ def open_sources(config: ConfigDict) -> tuple[Source, Source | None]:
 
 
 def _pipeline(
-    config: ConfigDict, source: Source, transform: Transform | None, *, floats: bool = True
+    config: ConfigDict,
+    source: Source,
+    transform: Transform | None,
+    mesh: Mesh,
+    *,
+    floats: bool = True,
 ) -> Pipeline:
     return Pipeline(
         source,
@@ -214,7 +219,7 @@ def _pipeline(
         transform,
         workers=config.data.workers,
         floats=floats,
-        shard=(jax.process_index(), jax.process_count()),
+        rows=local_rows(mesh, config.batch_size),
     )
 
 

@@ -2,6 +2,7 @@
 
 import logging as python_logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 from etils import epath
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ldm_scaling.checkpoint import integrity
@@ -206,6 +208,20 @@ def test_saving_an_earlier_step_is_refused(copy_of_two):
         pytest.raises(ValueError, match="already has a checkpoint of step 20"),
     ):
         checkpoints.save(20, make_state(0), {})
+
+
+def test_how_long_training_waited_is_logged(tmp_path, caplog):
+    with caplog.at_level(python_logging.INFO):
+        save_steps(tmp_path, 3)
+    assert re.search(r"Saved step 3: training waited \d+\.\d\d s", caplog.text)
+
+
+def test_a_save_says_nothing_to_jax_about_where_the_run_is(tmp_path, monkeypatch):
+    """JAX takes every step that it is asked about for the one that the loop has reached."""
+    asked = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
+    save_steps(tmp_path, 3)
+    assert asked == []
 
 
 def test_bad_keep():

@@ -50,6 +50,12 @@ class Pictures:
 AUGMENT = Compose((Resize(4, crop="random"), RandomFlip()))
 
 
+def columns():
+    """A source that is read a batch at a time."""
+    latents = np.random.default_rng(0).normal(size=(N, 2, 2, 4))
+    return ArraySource({"latent": latents, "example_id": 1000 + np.arange(N)})
+
+
 def ids(batches):
     return np.concatenate([batch["example_id"] for batch in batches])
 
@@ -107,22 +113,21 @@ def test_batch_size_changes_neither_order_nor_augmentation(batch_size):
     assert_equal(concatenate([pipeline.batch(s) for s in range(96 // batch_size)]), whole)
 
 
-@pytest.mark.parametrize("hosts", [2, 4])
-def test_shards_concatenate_to_the_global_batch(hosts):
-    pipeline = Pipeline(Pictures(), 16, seed=1, transform=AUGMENT)
-    shards = [
-        Pipeline(Pictures(), 16, seed=1, transform=AUGMENT, shard=(i, hosts)) for i in range(hosts)
-    ]
+@pytest.mark.parametrize("rows", [range(8), range(8, 16), (0, 1, 6, 7, 12), (15,), range(16)])
+@pytest.mark.parametrize("source", [Pictures, columns])
+def test_a_host_gets_its_rows_of_the_global_batch(rows, source):
+    transform = AUGMENT if source is Pictures else None
+    whole = Pipeline(source(), 16, seed=1, transform=transform)
+    part = Pipeline(source(), 16, seed=1, transform=transform, rows=rows)
     for step in (0, 1, 7):
-        parts = [shard.batch(step) for shard in shards]
-        assert all(len(part["example_id"]) == 16 // hosts for part in parts)
-        assert_equal(concatenate(parts), pipeline.batch(step))
+        expected = {name: array[list(rows)] for name, array in whole.batch(step).items()}
+        assert_equal(part.batch(step), expected)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("first_step", [0, 5])
 def test_iterate_and_resume_give_the_batches_of_their_steps(threads, first_step):
-    pipeline = Pipeline(Pictures(), 6, seed=2, transform=AUGMENT, threads=threads, shard=(1, 2))
+    pipeline = Pipeline(Pictures(), 6, seed=2, transform=AUGMENT, threads=threads, rows=(1, 2, 5))
     iterator = pipeline.iterate(first_step)
     steps = []
     for step, batch in itertools.islice(iterator, 6):
@@ -144,7 +149,7 @@ def test_worker_processes_change_nothing():
             captions = np.array([str(i) for i in range(21)])
             source = ArraySource({"image": images, "caption": captions})
             transform = image_transform(8, crop="random", flip=0.5)
-            make = lambda n: Pipeline(source, 6, 5, transform, workers=n, shard=(1, 2))
+            make = lambda n: Pipeline(source, 6, 5, transform, workers=n, rows=(0, 4, 5))
             alone, helped = make(0), make(2)
             iterator = helped.iterate(3)
             for step, batch in itertools.islice(iterator, 5):
@@ -271,8 +276,10 @@ def test_images_of_unequal_size_are_named():
     ("settings", "message"),
     [
         ({"batch_size": 0}, "batch_size=0"),
-        ({"batch_size": 5, "shard": (0, 2)}, r"shard=\(0, 2\)"),
-        ({"shard": (2, 2)}, r"shard=\(2, 2\)"),
+        ({"rows": ()}, r"rows=\(\): must be some of 0 .. 3, ascending"),
+        ({"rows": (2, 4)}, r"rows=\(2, 4\)"),
+        ({"rows": (2, 1)}, r"rows=\(2, 1\)"),
+        ({"rows": (1, 1)}, r"rows=\(1, 1\)"),
         ({"seed": -1}, "seed=-1"),
         ({"workers": -1}, "workers=-1"),
         ({"threads": 0}, "threads=0"),

@@ -1,10 +1,24 @@
 import json
+import tempfile
 
+import jax
 import pytest
+from etils import epath
+from etils.epath import gpath
+from etils.epath.testing import mock_epath
 from ml_collections import ConfigDict
 
-from ldm_scaling.train.workdir import STUDY_RESUMABLE, ForeignWorkdirError, claim_workdir, flatten
-from tests.train.toy import toy_config
+from ldm_scaling.records import read_records
+from ldm_scaling.sharding import make_mesh
+from ldm_scaling.train import loop
+from ldm_scaling.train.workdir import (
+    STUDY_RESUMABLE,
+    ForeignWorkdirError,
+    Workdir,
+    claim_workdir,
+    flatten,
+)
+from tests.train.toy import ToyBatches, ToyTask, toy_config
 
 
 @pytest.fixture
@@ -73,3 +87,120 @@ def test_a_study_may_grow_but_not_change_its_protocol(tmp_path):
     with pytest.raises(ForeignWorkdirError, match=r"protocol\.num_samples: 16 there, 8 here"):
         claim_study(tmp_path, study_config(num_samples=8))
     assert [p.name for p in tmp_path.glob("*.partial")] == []
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """A folder that stands for gs://bucket, with what an object store cannot do refused."""
+    home = tmp_path / "bucket"
+    home.mkdir()
+    monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "machine"))
+
+    def there(path):
+        return str(path).replace("gs://bucket", str(home))
+
+    def opened(original, path, mode):
+        assert "a" not in mode, "an object store cannot append"
+        return original(there(path), mode)
+
+    def globbed(original, path):
+        return [name.replace(str(home), "gs://bucket") for name in original(there(path))]
+
+    def moved(original, path, target):
+        return original(there(path), there(target))
+
+    def plain(original, path, **options):
+        return original(there(path), **options)
+
+    names = ("exists", "isdir", "listdir", "makedirs", "mkdir", "remove", "rmtree", "stat")
+    with mock_epath(
+        open=opened, glob=globbed, rename=moved, replace=moved, **dict.fromkeys(names, plain)
+    ):
+        yield home
+
+
+def test_a_run_in_a_bucket_can_be_claimed(bucket):
+    folder = epath.Path("gs://bucket/run")
+    claim_workdir(folder, toy_config())
+    claim_workdir(folder, toy_config(batch_size=32))  # nothing there yet
+    assert json.loads((bucket / "run" / "config.json").read_text())["batch_size"] == 32
+    (folder / "checkpoints").mkdir()
+    with pytest.raises(
+        ForeignWorkdirError, match=r"workdir=gs://bucket/run holds .*\n.*batch_size"
+    ):
+        claim_workdir(folder, toy_config())
+
+
+def test_what_is_written_here_is_published_whole(bucket):
+    place = Workdir("gs://bucket/run")
+    place.fetch()
+    (place.local / "export" / "final").mkdir(parents=True)
+    (place.local / "export" / "final" / "weights").write_bytes(b"123")
+    (place.local / ".half.partial").write_text("half")
+    (place.local / "cache").mkdir()
+    (place.local / "cache" / "latents.npz").write_bytes(b"big")
+    (place.local / "training.jsonl").write_text("one\n")
+    place.publish()
+    there = bucket / "run"
+    assert {str(p.relative_to(there)) for p in there.rglob("*") if p.is_file()} == {
+        "export/final/weights",
+        "training.jsonl",
+    }
+    unchanged = (there / "export" / "final" / "weights").stat().st_mtime_ns
+    with open(place.local / "training.jsonl", "a") as file:
+        file.write("two\n")
+    place.publish()
+    assert (there / "training.jsonl").read_text() == "one\ntwo\n"
+    assert (there / "export" / "final" / "weights").stat().st_mtime_ns == unchanged
+
+
+def test_another_machine_goes_on_with_the_records_of_the_bucket(bucket):
+    first = Workdir("gs://bucket/run")
+    first.fetch()
+    (first.local / "training.jsonl").write_text("one\n")
+    first.publish()
+    with open(first.local / "training.jsonl", "a") as file:
+        file.write("after the last checkpoint, and before the death\n")
+    (first.local / "cache").mkdir()
+    (first.local / "export").mkdir()
+    second = Workdir("gs://bucket/run")  # on the same machine: nothing stale is left but a cache
+    second.fetch()
+    assert second.local == first.local
+    assert (second.local / "training.jsonl").read_text() == "one\n"
+    assert sorted(path.name for path in second.local.iterdir()) == ["cache", "training.jsonl"]
+
+
+def test_a_local_folder_is_its_own_spool(tmp_path):
+    place = Workdir(tmp_path / "run")
+    assert place.local == tmp_path / "run"
+    place.fetch()
+    place.publish()
+    assert not place.local.exists()
+
+
+def test_the_loop_publishes_at_each_checkpoint_and_at_the_end(bucket, monkeypatch, tmp_path):
+    """Its checkpoints go elsewhere here: Orbax writes to buckets past etils' paths."""
+    published = []
+    original = loop.Checkpoints
+    monkeypatch.setattr(
+        loop, "Checkpoints", lambda folder, keep: original(tmp_path / folder.name, keep)
+    )
+    place = Workdir("gs://bucket/run")
+    place.fetch()
+    publish = place.publish
+
+    def noted():
+        publish()
+        published.append(read_records(bucket / "run" / "training.jsonl")[-1].point["step"])
+
+    monkeypatch.setattr(place, "publish", noted)
+    mesh = make_mesh(devices=jax.devices()[:1])
+    loop.run(toy_config(), place, mesh, ToyTask(), ToyBatches())
+    there = bucket / "run"
+    assert len(published) == 4  # after steps 5, 10 and 12, and at the end
+    losses = [r for r in read_records(there / "training.jsonl") if r.kind == "training"]
+    assert sorted(r.point["step"] for r in losses) == [4, 8, 12]
+    assert (there / "export" / "final" / "params.npz").exists()
+    assert list(there.glob("events.out.tfevents.*"))
+    assert json.loads((there / "progress.json").read_text())["step"] == 12

@@ -44,17 +44,21 @@ class ToyTask:
 
 
 class ToyBatches:
-    """Batches that are a function of the step; those in `bad_steps` hold a NaN."""
+    """Batches that are a function of the step; those in `bad_steps` hold a NaN.
 
-    def __init__(self, batch_size=16, bad_steps=(), on_step=None):
+    `rows`: those of this process, as `sharding.local_rows` gives them.
+    """
+
+    def __init__(self, batch_size=16, bad_steps=(), on_step=None, rows=None):
         self.batch_size, self.bad_steps, self.on_step = batch_size, bad_steps, on_step
+        self.rows = slice(None) if rows is None else list(rows)
 
     def batch(self, step):
         x = np.random.default_rng((1, step)).normal(size=(self.batch_size, SIZE))
         if step in self.bad_steps:
             x[3, 4] = np.nan
         ids = np.arange(step * self.batch_size, (step + 1) * self.batch_size, dtype=np.int32)
-        return {"x": x.astype(np.float32), "example_id": ids}
+        return {"x": x.astype(np.float32)[self.rows], "example_id": ids[self.rows]}
 
     def iterate(self, first_step):
         step = first_step

@@ -1,0 +1,58 @@
+"""What processes tell each other in passing; with one process, all of it costs nothing."""
+
+import hashlib
+
+import numpy as np
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes records, exports and the like."""
+    import jax
+
+    return jax.process_index() == 0
+
+
+def first_says(number: int) -> int:
+    """The first process' number, on all processes; they all have to ask."""
+    import jax
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
+def all_say(yes: bool) -> bool:
+    """Whether it is so on all processes; they all have to ask."""
+    import jax
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return yes
+    return bool(np.all(multihost_utils.process_allgather(np.uint8(yes))))
+
+
+def wait_for_all(name: str) -> None:
+    """Returns when all processes have come here."""
+    import jax
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def check_agreed(what: str, value: str) -> None:
+    """Raises ValueError, on all processes, where they were given different values of `what`."""
+    import jax
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return
+    digest = np.frombuffer(hashlib.sha256(value.encode()).digest(), np.uint32)
+    found = multihost_utils.process_allgather(digest)
+    different = [i for i, other in enumerate(found) if not np.array_equal(other, found[0])]
+    if different:
+        raise ValueError(
+            f"{what} of processes {different} differs from that of process 0: give all processes "
+            "the same command, and the same files"
+        )
