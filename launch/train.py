@@ -9,6 +9,8 @@ processes find each other; elsewhere tell them apart by
 python launch/train.py ... --coordinator=HOST:PORT --num_processes=4 --process_id=0     # to 3
 """
 
+from pathlib import Path
+
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -17,6 +19,9 @@ from ldm_scaling.hosts import define_flags
 CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run, or gs://BUCKET/FOLDER; gone on with if it is one."
+)
+EXPLAIN = flags.DEFINE_bool(
+    "explain_sharding", False, "Only say where every parameter would lie, and why."
 )
 define_flags()
 
@@ -28,6 +33,10 @@ def main(argv):
     from ldm_scaling.train import train
 
     with running("train"):
+        if EXPLAIN.value:
+            from ldm_scaling.train.abstract import sharding_table
+
+            return print(sharding_table(CONFIG.value, Path(WORKDIR.value)))
         train(CONFIG.value, WORKDIR.value)
 
 

@@ -1,6 +1,7 @@
 """A run without data and weights: its own programs, lowered for devices that need not exist."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,8 +14,9 @@ from ldm_scaling.aot.cost import SOURCE
 from ldm_scaling.diffusion import Schedule
 from ldm_scaling.encoders import Autoencoder, AutoencoderConfig, Bert, BertConfig
 from ldm_scaling.records import Metric, Record
-from ldm_scaling.sharding import batch_sharding, make_mesh
+from ldm_scaling.sharding import batch_sharding, explain, make_mesh
 from ldm_scaling.tasks import FrozenEncoders, PretrainTask
+from ldm_scaling.train.assemble import assemble
 from ldm_scaling.train.optimizer import make_optimizer
 from ldm_scaling.train.step import build
 from ldm_scaling.unet import unet_config
@@ -73,6 +75,20 @@ def compile_record(
         protocol={"source": SOURCE},
         provenance=found.provenance,
     )
+
+
+def sharding_table(config: ConfigDict, workdir: Path) -> str:
+    """Where every trained and frozen parameter of a run lies on this machine's devices, in words.
+
+    Of the paper's family nothing is loaded; other runs are assembled as if to be trained.
+    """
+    mesh = make_mesh(**config.mesh)
+    if config.task == "pretrain" and config.family == "paper":
+        task: Any = abstract_task(config)
+    else:
+        task = assemble(config, workdir, mesh)[0]
+    trained = jax.eval_shape(task.init, jax.random.key(0))
+    return explain(mesh, {"trained": trained, "frozen": dict(task.frozen)})
 
 
 def lower(config: ConfigDict, task: PretrainTask, mesh: Mesh, program: str) -> Any:

@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 
@@ -39,3 +43,19 @@ def test_the_table_adds_up():
 def test_one_device_spreads_nothing():
     rows = placements(make_mesh(devices=jax.devices()[:1]), PARAMS)
     assert {row.reason for row in rows} == {"the fsdp axis has size 1"}
+
+
+def test_the_command_tells_where_the_5b_model_would_lie(tmp_path):
+    """Without data, weights or a run: the table alone, for as many devices as there are."""
+    root = Path(__file__).parents[2]
+    command = [
+        sys.executable, root / "launch" / "train.py", f"--config={root}/configs/pretrain.py:768",
+        f"--workdir={tmp_path / 'run'}", "--explain_sharding", "--config.mesh.tensor=2",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "Mesh: replica 1 x fsdp 4 x tensor 2" in done.stdout
+    rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if "/" in line}
+    name = "mid_block/attentions_0/transformer_blocks_0/attn1/to_q/kernel"
+    assert rows[name] == ["3072x3072", "fsdp,", "tensor", f"{4 * 3072 * 3072 // 8:,}"]
+    assert "frozen: " in done.stdout
+    assert not (tmp_path / "run").exists()
