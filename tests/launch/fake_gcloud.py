@@ -18,10 +18,10 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
+
+from machines import power_off, run_there
 
 CLOUD = Path(os.environ["FAKE_CLOUD"])
 EVERYWHERE = {"--zone", "--project", "--quiet", "--format"}
@@ -81,32 +81,6 @@ def used_up(name: str) -> bool:
     if left:
         expect(**{name: left - 1})
     return not left
-
-
-def processes_of(name: str) -> list[int]:
-    """Everything that runs on the workers of a slice, however it was started."""
-    mark = f"FAKE_WORKER={CLOUD / 'workers' / name}-".encode()
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark in (path / "environ").read_bytes():
-                found.append(int(path.name))
-        except OSError:
-            continue
-    return found
-
-
-def power_off(name: str, warning: float = 0.0) -> None:
-    """Ends what runs on a slice: SIGTERM, as a machine does that shuts down, and then SIGKILL."""
-    for number, patience in ((signal.SIGTERM, warning), (signal.SIGKILL, 1.0)):
-        for pid in processes_of(name) if patience else ():
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                continue
-        deadline = time.monotonic() + patience
-        while processes_of(name) and time.monotonic() < deadline:
-            time.sleep(0.02)
 
 
 def preempt(name: str) -> None:
@@ -202,24 +176,6 @@ def homes(command: str, name: str, which: str) -> dict[int, Path]:
     paths = sorted((CLOUD / "workers").glob(f"{name}-[0-9]*"))
     chosen = range(len(paths)) if which == "all" else [int(which)]
     return {index: CLOUD / "workers" / f"{name}-{index}" for index in chosen}
-
-
-def run_there(home: Path, command: str) -> subprocess.Popen:
-    """One ssh session; what it leaves behind in its own group gets SIGHUP when the session ends."""
-    environment = {
-        "HOME": str(home),
-        "PATH": f"{home}/bin:/usr/bin:/bin",
-        "FAKE_WORKER": str(home),
-        "FAKE_CLOUD": str(CLOUD),
-        "LDM_SCALING_STOP_SECONDS": "3",
-    }
-    return subprocess.Popen(
-        ["bash", "-c", command],
-        cwd=home,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    )
 
 
 def ssh(command: str, words: list[str], flags: dict) -> None:
