@@ -26,7 +26,10 @@ def test_the_notebook_runs():
 def test_the_benchmark_compares_kernels(tmp_path):
     output = tmp_path / "rows.json"
     command = [sys.executable, ROOT / "launch" / "benchmark.py", f"--output={output}"]
-    subprocess.run([*command, "--what=sample", "--what=train", "--repeats=1"], check=True)
+    what = ["--what=sample", "--what=train", "--what=input", "--repeats=1"]
+    subprocess.run([*command, *what], check=True)
     rows = json.loads(output.read_text())
-    assert {row["way"] for row in rows} >= {"ldm_scaling"}
+    assert {row["way"] for row in rows} >= {"ldm_scaling", "Pillow decode", "tf.data"}
     assert all(row["seconds"] > 0 for row in rows)
+    read = {(row["what"], row["way"]): row["seconds"] for row in rows if row["per_image"]}
+    assert len(read) == 6

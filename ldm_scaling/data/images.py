@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -82,8 +83,6 @@ def _decode_jpeg(
 
     None for what is left to Pillow: pictures to be turned, and files that are not in order.
     """
-    import simplejpeg
-
     if image.getexif().get(_ORIENTATION, 1) != 1:
         return None
     width, height = image.size

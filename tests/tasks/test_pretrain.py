@@ -8,6 +8,7 @@ import pytest
 
 from ldm_scaling.checkpoint.diffusers import export_autoencoder, import_autoencoder, import_unet
 from ldm_scaling.checkpoint.pipeline_folder import read_model_index, read_scheduler
+from ldm_scaling.data.transforms import to_float
 from ldm_scaling.diffusion import Schedule
 from ldm_scaling.encoders.autoencoder import Autoencoder, AutoencoderConfig
 from ldm_scaling.encoders.bert import Bert, BertConfig
@@ -143,6 +144,15 @@ def test_online_and_cached_give_the_same_loss(cached, online, raw_batch, cached_
     assert losses[0] != losses[2]  # half precision was what the third one saw
     assert all(loss.dtype == jnp.float32 for loss in losses)
     assert np.isfinite(losses[0])
+
+
+def test_bytes_are_the_images_they_stand_for(encoders, encoder_params):
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+    encode = jax.jit(encoders.encode_images, compiler_options=QUICK)
+    for ours, theirs in zip(
+        encode(encoder_params, images), encode(encoder_params, to_float(images)), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_no_gradient_reaches_the_frozen_parts(online, raw_batch, params):
