@@ -14,7 +14,7 @@ REQUIRES = [
     "flax>=0.10",
     "grain>=0.2.3",
     "importlib_resources>=6",  # tensorflow-datasets uses it and does not say so
-    "jax>=0.6",
+    "jax>=0.9",  # jax.distributed.initialize(shutdown_timeout_seconds=...)
     "jaxtyping>=0.2.30",
     "jinja2>=3.1",
     "matplotlib>=3.8",

@@ -232,10 +232,12 @@ def _watch(state: Any, timeout: int) -> Watch:
     try:
         watch = Watch(index, count, (host, int(port)), token, timeout)
     except OSError as error:
-        raise ValueError(
-            f"process {index} of {count} cannot reach process 0 at {host}:{port} ({error}): the "
-            "machines of a run must reach each other at every port"
-        ) from error
+        message = (
+            f"process {index} of {count} ends: it cannot reach process 0 at {host}:{port} "
+            f"({error}); the machines of a run must reach each other at every port\n"
+        )
+        os.write(2, message.encode())
+        os._exit(1)  # no exception: on its way out JAX would wait for the others, and they for it
     tame_signals()
     return watch
 
@@ -257,8 +259,6 @@ def _agreed_end(error: BaseException) -> bool:
 
 def _end_all(watch: Watch, error: BaseException, timeout: int) -> None:
     """Says why this process ends, and ends all; does not return."""
-    import jax
-
     if isinstance(error, SystemExit | KeyboardInterrupt):
         why = str(error) or type(error).__name__
     else:
@@ -266,11 +266,20 @@ def _end_all(watch: Watch, error: BaseException, timeout: int) -> None:
         why = f"{type(error).__name__}: {error}".splitlines()[0]
     sys.stdout.flush()
     sys.stderr.flush()
-    if isinstance(error, jax.errors.JaxRuntimeError):
+    if _is_of_xla(error):
         # As likely as not a collective that lost another process: then the watch will say which.
-        watch.wait(float(timeout))
+        watch.wait(1.5 * timeout)
     watch.end_all(f"process {watch.index} failed: {why}")
     os._exit(1)
+
+
+def _is_of_xla(error: BaseException | None) -> bool:
+    """Whether XLA raised it, or what it was raised from."""
+    import jax
+
+    while error is not None and not isinstance(error, jax.errors.JaxRuntimeError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _leave(watch: Watch) -> None:

@@ -125,7 +125,7 @@ def run(
         goodput.resume(workdir.local / PROGRESS, done)
         logging.info("Training from step %d to %d on %s", done, config.num_steps, mesh)
         report = stack.enter_context(
-            Report(config, workdir.local, task, program.state.params, done, goodput)
+            Report(config, workdir, task, program.state.params, done, goodput)
         )
         batches = training.iterate(done)
         stack.callback(getattr(batches, "close", lambda: None))

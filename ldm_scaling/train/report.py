@@ -6,7 +6,6 @@ The others only count bad steps, so that all stop together, and need none of Ten
 import collections
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ from ldm_scaling.hosts import is_first
 from ldm_scaling.records import Metric, Record, append_record
 from ldm_scaling.tasks.base import Task
 from ldm_scaling.train.goodput import Goodput, shares_of
+from ldm_scaling.train.workdir import Workdir
 from ldm_scaling.types import Params
 
 RUN_AHEAD = 2
@@ -40,7 +40,8 @@ class Report:
 
     Args:
       config: log_every, num_steps, batch_size, seed, max_bad_steps, profile_every.
-      workdir: gets TensorBoard files, training.jsonl (records) and progress.json.
+      workdir: gets TensorBoard files, training.jsonl (records) and progress.json; the last is
+        published at once, as it is for the run after a death.
       task: for `point` and `forward_flops`.
       params: (abstract) trained parameters, for the overview and the count.
       first_step: where the run goes on.
@@ -50,7 +51,7 @@ class Report:
     def __init__(
         self,
         config: ConfigDict,
-        workdir: Path,
+        workdir: Workdir,
         task: Task,
         params: Params,
         first_step: int,
@@ -79,7 +80,7 @@ class Report:
         # clu imports TensorFlow, which takes seconds: only a training run pays for it.
         from clu import metric_writers, parameter_overview, periodic_actions
 
-        config, workdir = self._config, self._workdir
+        config, workdir = self._config, self._workdir.local
         overview = parameter_overview.get_parameter_overview(params, include_stats=False)
         logging.info("Trained parameters:\n%s", overview)
         self._writer = metric_writers.create_default_writer(workdir)
@@ -149,8 +150,13 @@ class Report:
             "down_seconds": self._goodput.down,
         }
         self._record("goodput", step, metrics, step * self._config.batch_size, {}, costs)
+        self._note(step)
+
+    def _note(self, step: int) -> None:
         if self._first:
-            self._goodput.write(self._workdir / PROGRESS, step)
+            file = self._workdir.local / PROGRESS
+            self._goodput.write(file, step)
+            self._workdir.publish_file(file)
 
     def _take(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         values = {name: np.asarray(v) for name, v in jax.device_get(dict(metrics)).items()}
@@ -203,7 +209,7 @@ class Report:
             self._record("training", step, loss, examples, {})
         if self._first:
             self._writer.write_scalars(step, scalars)
-            self._goodput.write(self._workdir / PROGRESS, step)
+        self._note(step)
         self._window, self._since = [], time.monotonic()
 
     def _record(
@@ -223,7 +229,7 @@ class Report:
                 "training_flops": training_flops(self._task, step * self._config.batch_size),
             }
         append_record(
-            self._workdir / "training.jsonl",
+            self._workdir.local / "training.jsonl",
             Record(
                 kind=kind,
                 point={**self._task.point, "step": step},

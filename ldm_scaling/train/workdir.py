@@ -81,18 +81,23 @@ class Workdir:
 
     def publish(self) -> None:
         """Copies to the bucket what is new or has changed since the last call."""
+        if self._in_bucket:
+            for path in self._files(self.local):
+                self.publish_file(path)
+
+    def publish_file(self, path: Path) -> None:
+        """The same for one file of `local`."""
         if not self._in_bucket:
             return
-        for path in self._files(self.local):
-            facts = path.stat()
-            version = (facts.st_size, facts.st_mtime_ns)
-            if self._published.get(path) == version:
-                continue
-            target = self.folder / path.relative_to(self.local).as_posix()
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("rb") as source, target.open("wb") as file:
-                shutil.copyfileobj(source, file, 1 << 24)
-            self._published[path] = version
+        facts = path.stat()
+        version = (facts.st_size, facts.st_mtime_ns)
+        if self._published.get(path) == version:
+            return
+        target = self.folder / path.relative_to(self.local).as_posix()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("rb") as source, target.open("wb") as file:
+            shutil.copyfileobj(source, file, 1 << 24)
+        self._published[path] = version
 
     def _files(self, folder: Path) -> Iterator[Path]:
         """All files, folders first; not those that are being written (dot files)."""

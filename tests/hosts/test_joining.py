@@ -1,9 +1,13 @@
 """Which processes join, and with what words bad flags are refused."""
 
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import jax
 import pytest
 from absl import flags
 
@@ -116,3 +120,40 @@ def test_a_cluster_of_one_is_one_process():
         SLURM_PROCID="0", SLURM_LOCALID="0",
     )  # fmt: skip
     assert done.stdout.strip() == "None [CpuDevice(id=0)]", done.stderr
+
+
+def test_a_first_process_out_of_reach_is_named(monkeypatch, capfd):
+    """By leaving at once: JAX would wait, at exit, for processes that wait for this one."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        client = SimpleNamespace(blocking_key_value_get=lambda key, timeout: f"{port} token")
+        state = SimpleNamespace(
+            process_id=1, num_processes=2, client=client, coordinator_address="127.0.0.1:9"
+        )
+        monkeypatch.setattr(os, "_exit", sys.exit)
+        with pytest.raises(SystemExit) as end:
+            joining._watch(state, 4)
+    assert end.value.code == 1
+    said = capfd.readouterr().err
+    assert f"process 1 of 2 ends: it cannot reach process 0 at 127.0.0.1:{port} (" in said
+    assert "must reach each other at every port" in said
+
+
+def test_errors_of_collectives_are_told_from_others():
+    """They may be the death of another process, as the watch will say; others are this one's."""
+
+    def wrapped(error):
+        try:
+            try:
+                raise error
+            except Exception as inner:
+                raise RuntimeError("step 5 could not be saved") from inner
+        except RuntimeError as outer:
+            return outer
+
+    lost = jax.errors.JaxRuntimeError("Gloo all-reduce failed: Connection closed by peer")
+    assert joining._is_of_xla(lost)
+    assert joining._is_of_xla(wrapped(lost))
+    assert not joining._is_of_xla(wrapped(OSError("No space left on device")))
+    assert not joining._is_of_xla(None)

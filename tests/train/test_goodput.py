@@ -1,4 +1,5 @@
 import json
+import logging
 import time
 
 import jax
@@ -163,13 +164,17 @@ def test_an_unreadable_note_is_said_and_ignored(clock, tmp_path, text, caplog):
     assert "progress.json is not readable" in caplog.text
 
 
-def test_the_loop_records_where_its_time_went(tmp_path):
+def test_the_loop_tells_and_records_where_its_time_went(tmp_path, caplog):
     """Slow batches show as input, and what a stopped run did after its save as lost."""
     mesh = make_mesh(devices=jax.devices()[:1])
     slow = ToyBatches(on_step=lambda step: time.sleep(0.04))
     config = toy_config(num_steps=8, checkpoint_every=5, log_every=1, eval_every=4)
     began = time.monotonic()
-    loop.run(config, tmp_path, mesh, ToyTask(), slow, ToyBatches())
+    with caplog.at_level(logging.INFO):
+        loop.run(config, tmp_path, mesh, ToyTask(), slow, ToyBatches())
+    told = [message for message in caplog.messages if message.startswith("[8] goodput/")]
+    assert "goodput/input=" in told[0]
+    assert "goodput/step=" in told[0]
     wall = time.monotonic() - began
     records = [r for r in read_records(tmp_path / "training.jsonl") if r.kind == "goodput"]
     assert sorted(r.point["step"] for r in records) == [5, 8]

@@ -195,6 +195,14 @@ def test_the_loop_publishes_at_each_checkpoint_and_at_the_end(bucket, monkeypatc
         published.append(read_records(bucket / "run" / "training.jsonl")[-1].point["step"])
 
     monkeypatch.setattr(place, "publish", noted)
+    seen = []  # steps in the bucket's progress.json, as they come
+
+    def watched(path, publish_file=place.publish_file):
+        publish_file(path)
+        if path.name == "progress.json":
+            seen.append(json.loads((bucket / "run" / path.name).read_text())["step"])
+
+    monkeypatch.setattr(place, "publish_file", watched)
     mesh = make_mesh(devices=jax.devices()[:1])
     loop.run(toy_config(), place, mesh, ToyTask(), ToyBatches())
     there = bucket / "run"
@@ -203,4 +211,4 @@ def test_the_loop_publishes_at_each_checkpoint_and_at_the_end(bucket, monkeypatc
     assert sorted(r.point["step"] for r in losses) == [4, 8, 12]
     assert (there / "export" / "final" / "params.npz").exists()
     assert list(there.glob("events.out.tfevents.*"))
-    assert json.loads((there / "progress.json").read_text())["step"] == 12
+    assert set(seen) == {4, 5, 8, 10, 12}  # at each log line, too
