@@ -1,6 +1,11 @@
 """Shared test settings: eight CPU devices, checked shapes, no network."""
 
 import os
+import signal
+
+# A shell that starts this in the background has SIGINT ignored, in every process below it as well.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

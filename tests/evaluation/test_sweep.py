@@ -20,6 +20,7 @@ from ldm_scaling.evaluation import (
     study_records,
     sweep,
 )
+from ldm_scaling.sharding import make_mesh
 from ldm_scaling.records import Record, append_record, read_records
 from tests.evaluation.conftest import HashedText, ProjectedPixels
 
@@ -202,7 +203,8 @@ def test_jobs_of_an_array_share_a_folder(undisturbed, config, tmp_path):
 def test_one_program_serves_all_points_of_both_models(undisturbed, models):
     assert len(undisturbed[1]) == 10 + 2
     folders = (models / "early", models / "late")
-    programs = {Generator(Model.from_folder(f, HashedText()))._draw for f in folders}
+    mesh = make_mesh(replica=-1, fsdp=1)  # as the study's
+    programs = {Generator(Model.from_folder(f, HashedText()), mesh=mesh)._draw for f in folders}
     assert [program._cache_size() for program in programs] == [1]
 
 
