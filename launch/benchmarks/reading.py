@@ -17,7 +17,7 @@ from PIL import Image
 
 from benchmarks.timing import Row, best_core_seconds
 
-SIZE, COUNT = 512, 32
+SIZE, COUNT, BATCH, BATCHES = 512, 36, 16, 4
 RAW = "Pillow decode"
 
 
@@ -43,9 +43,13 @@ def _rows(what: str, files: list[bytes], repeats: int) -> Iterator[Row]:
                 paths.append(Path(folder) / f"{i:03d}.jpg")
                 paths[-1].write_bytes(file)
                 metadata.write(json.dumps({"file_name": paths[-1].name, "text": ""}) + "\n")
-        calls: dict[str, Callable[[], int]] = {RAW: _raw(files), "ldm_scaling": _ours(folder)}
+        ours, order = _ours(folder)
+        calls: dict[str, Callable[[], int]] = {
+            RAW: _raw([files[i] for i in order]),
+            "ldm_scaling": ours,
+        }
         if importlib.util.find_spec("tensorflow"):
-            calls["tf.data"] = _tf_data([str(path) for path in paths])
+            calls["tf.data"] = _tf_data([str(paths[i]) for i in order])
         for way, seconds in best_core_seconds(calls, repeats).items():
             yield Row(what, way, seconds, RAW, per_image=True)
 
@@ -59,18 +63,38 @@ def _raw(files: list[bytes]) -> Callable[[], int]:
     return call
 
 
-def _ours(folder: str) -> Callable[[], int]:
-    from ldm_scaling.data import Pipeline, image_transform, open_source
+class _Many:
+    """A few files as a source of many: shuffling takes longest where there is little to shuffle."""
 
-    source = open_source(folder)
-    # Each batch is one pass over the files.
-    pipeline = Pipeline(source, len(source), 0, image_transform(SIZE), floats=False)
+    def __init__(self, folder: str):
+        from ldm_scaling.data import open_source
+
+        self.files = open_source(folder)
+
+    def __len__(self) -> int:
+        return 2**20
+
+    def __getitem__(self, index: int) -> dict:
+        return {**self.files[index % len(self.files)], "example_id": index}
+
+    def undecoded(self, index: int) -> dict:
+        return {**self.files.undecoded(index % len(self.files)), "example_id": index}
+
+
+def _ours(folder: str) -> tuple[Callable[[], int], list[int]]:
+    """The call, and which file each of its images is."""
+    from ldm_scaling.data import Pipeline, image_transform
+
+    source = _Many(folder)
+    pipeline = Pipeline(source, BATCH, 0, image_transform(SIZE), floats=False)
 
     def call() -> int:
-        assert pipeline.batch(0)["image"].shape == (len(source), SIZE, SIZE, 3)
-        return len(source)
+        for step in range(BATCHES):
+            assert pipeline.batch(step)["image"].shape == (BATCH, SIZE, SIZE, 3)
+        return BATCHES * BATCH
 
-    return call
+    ids = np.concatenate([pipeline.batch(step)["example_id"] for step in range(BATCHES)])
+    return call, [int(i) % len(source.files) for i in ids]
 
 
 def _tf_data(paths: list[str]) -> Callable[[], int]:
@@ -85,11 +109,12 @@ def _tf_data(paths: list[str]) -> Callable[[], int]:
         image = tf.image.crop_to_bounding_box(image, top, left, SIZE, SIZE)
         return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
 
-    data = tf.data.Dataset.from_tensor_slices(paths).repeat().shuffle(len(paths), seed=0)
-    batches = data.map(load).batch(len(paths)).as_numpy_iterator()
+    data = tf.data.Dataset.from_tensor_slices(paths).shuffle(len(paths)).map(load)
+    data = data.batch(BATCH)
 
     def call() -> int:
-        assert next(batches).shape == (len(paths), SIZE, SIZE, 3)
+        for batch in data.as_numpy_iterator():
+            assert batch.shape == (BATCH, SIZE, SIZE, 3)
         return len(paths)
 
     return call

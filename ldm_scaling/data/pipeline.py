@@ -7,7 +7,6 @@ asking for that step. A pass that B does not divide is no trouble: batches run o
 """
 
 import collections
-import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -86,6 +85,7 @@ class Pipeline:
         shuffle_seed = int(np.random.SeedSequence(self.seed).generate_state(1)[0])
         order = grain.MapDataset.range(len(self.source)).shuffle(seed=shuffle_seed)
         order = order.repeat(_POSITIONS // len(self.source) + 1)
+<<<<<<< HEAD
         source, gather = self.source, None
         if transform is None and isinstance(source, GatherSource):
             gather = _Gather(source, self._floats)
@@ -98,6 +98,12 @@ class Pipeline:
         if gather:
             return order.batch(size).map(gather)
         return order.batch(size, batch_fn=functools.partial(_collate, floats=self._floats))
+=======
+        if transform is None and isinstance(self.source, GatherSource):
+            return order.batch(local_size).map(_Gather(self.source, self._floats))
+        fetch = _Fetch(self.source, transform, self.seed)
+        return order.batch(local_size).map_with_index(_FetchBatch(fetch, self._floats))
+>>>>>>> data
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
         """This host's part of the batch of `step` >= 0."""
@@ -148,20 +154,22 @@ def sequential(
     order = range(len(source)) if indices is None else indices
     parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     if threads == 1:
-        yield from (_collate([fetch(int(i), int(i)) for i in part]) for part in parts)
+        for part in parts:
+            examples = (fetch(int(i), int(i)) for i in part)
+            yield _finish(stack(examples, len(part)), floats=True)
         return
     with ThreadPoolExecutor(threads) as pool:
         ahead: collections.deque[list[Future[Example]]] = collections.deque()
         for part in parts:
             ahead.append([pool.submit(fetch, int(i), int(i)) for i in part])
             if len(ahead) > 2:
-                yield _collate([future.result() for future in ahead.popleft()])
+                yield _collect(ahead.popleft())
         while ahead:
-            yield _collate([future.result() for future in ahead.popleft()])
+            yield _collect(ahead.popleft())
 
 
-def _collate(examples: Sequence[Example], floats: bool = True) -> dict[str, np.ndarray]:
-    return _finish(stack(examples), floats)
+def _collect(futures: Sequence[Future[Example]]) -> dict[str, np.ndarray]:
+    return _finish(stack((future.result() for future in futures), len(futures)), floats=True)
 
 
 def _finish(batch: dict[str, np.ndarray], floats: bool) -> dict[str, np.ndarray]:
@@ -211,6 +219,7 @@ class _Fetch:
 
 
 @dataclass(frozen=True)
+<<<<<<< HEAD
 class _Rows:
     """Position in the sequence of this host's rows -> what is there in that of all rows."""
 
@@ -221,6 +230,18 @@ class _Rows:
     def __call__(self, position: int) -> Any:
         step, place = divmod(int(position), len(self.rows))
         return self.everything[step * self.batch_size + self.rows[place]]
+=======
+class _FetchBatch:
+    """(number of the batch, indices in the source) -> batch of transformed examples."""
+
+    fetch: _Fetch
+    floats: bool
+
+    def __call__(self, number: int, indices: np.ndarray) -> dict[str, np.ndarray]:
+        first = int(number) * len(indices)
+        examples = (self.fetch(first + i, int(index)) for i, index in enumerate(indices))
+        return _finish(stack(examples, len(indices)), self.floats)
+>>>>>>> data
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What a source of examples is, and the one held in memory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -72,21 +72,37 @@ class ArraySource:
         return {name: array[index] for name, array in self.arrays.items()}
 
 
-def stack(examples: Sequence[Example]) -> dict[str, np.ndarray]:
-    """Stacks examples to arrays [N, ...]; strings and lists to object arrays [N].
+def stack(examples: Iterable[Example], count: int) -> dict[str, np.ndarray]:
+    """Stacks `count` examples to arrays [N, ...]; strings and lists to object arrays [N].
+
+    Images are copied to their place as they come: large memory that is used again at once costs
+    much less than new memory for each.
 
     Raises:
       DataError: examples of different keys or shapes.
     """
-    return {name: _stack_feature(name, examples) for name in examples[0]}
+    kept: list[Example] = []
+    images: np.ndarray | None = None
+    for example in examples:
+        image = example.get("image")
+        if isinstance(image, np.ndarray):
+            if images is None:
+                images = np.empty((count, *image.shape), image.dtype)
+            if (image.shape, image.dtype) == (images.shape[1:], images.dtype):
+                images[len(kept)] = image
+                example = {**example, "image": images[len(kept)]}
+        kept.append(example)
+    return {name: _stack_feature(name, kept, images) for name in kept[0]}
 
 
-def _stack_feature(name: str, examples: Sequence[Example]) -> np.ndarray:
+def _stack_feature(name: str, examples: Sequence[Example], images: np.ndarray | None) -> np.ndarray:
     missing = next((i for i, example in enumerate(examples) if name not in example), None)
     if missing is not None:
         found = examples[missing].get("example_id")
         raise DataError(f"{name}: example_id={found} has none, others have")
     values = [example[name] for example in examples]
+    if images is not None and all(getattr(value, "base", None) is images for value in values):
+        return images
     if isinstance(values[0], str | list | tuple):
         objects = np.empty(len(values), dtype=object)
         for i, value in enumerate(values):  # one assignment would unpack lists

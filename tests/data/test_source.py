@@ -30,7 +30,7 @@ def test_array_source_needs_equal_lengths(arrays):
 
 def test_stack_names_what_does_not_fit():
     with pytest.raises(DataError, match="group: example_id=8 has none"):
-        stack([{"group": "a", "example_id": 7}, {"example_id": 8}])
+        stack([{"group": "a", "example_id": 7}, {"example_id": 8}], 2)
 
 
 @pytest.mark.parametrize("name", ["./none", "/none/at/all", "~none"])

@@ -20,8 +20,8 @@ from ldm_scaling.evaluation import (
     study_records,
     sweep,
 )
-from ldm_scaling.sharding import make_mesh
 from ldm_scaling.records import Record, append_record, read_records
+from ldm_scaling.sharding import make_mesh
 from tests.evaluation.conftest import HashedText, ProjectedPixels
 
 
