@@ -85,25 +85,14 @@ class Pipeline:
         shuffle_seed = int(np.random.SeedSequence(self.seed).generate_state(1)[0])
         order = grain.MapDataset.range(len(self.source)).shuffle(seed=shuffle_seed)
         order = order.repeat(_POSITIONS // len(self.source) + 1)
-<<<<<<< HEAD
-        source, gather = self.source, None
-        if transform is None and isinstance(source, GatherSource):
-            gather = _Gather(source, self._floats)
-        else:
-            order = order.map_with_index(_Fetch(source, transform, self.seed))
         if rows is not None:
             local = grain.MapDataset.range(_POSITIONS // self.batch_size * len(rows))
             order = local.map(_Rows(order, self.batch_size, rows))
-        size = self.batch_size if rows is None else len(rows)
-        if gather:
-            return order.batch(size).map(gather)
-        return order.batch(size, batch_fn=functools.partial(_collate, floats=self._floats))
-=======
+        batches = order.batch(self.batch_size if rows is None else len(rows))
         if transform is None and isinstance(self.source, GatherSource):
-            return order.batch(local_size).map(_Gather(self.source, self._floats))
+            return batches.map(_Gather(self.source, self._floats))
         fetch = _Fetch(self.source, transform, self.seed)
-        return order.batch(local_size).map_with_index(_FetchBatch(fetch, self._floats))
->>>>>>> data
+        return batches.map_with_index(_FetchBatch(fetch, self.batch_size, rows, self._floats))
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
         """This host's part of the batch of `step` >= 0."""
@@ -219,7 +208,6 @@ class _Fetch:
 
 
 @dataclass(frozen=True)
-<<<<<<< HEAD
 class _Rows:
     """Position in the sequence of this host's rows -> what is there in that of all rows."""
 
@@ -230,18 +218,22 @@ class _Rows:
     def __call__(self, position: int) -> Any:
         step, place = divmod(int(position), len(self.rows))
         return self.everything[step * self.batch_size + self.rows[place]]
-=======
+
+
+@dataclass(frozen=True)
 class _FetchBatch:
-    """(number of the batch, indices in the source) -> batch of transformed examples."""
+    """(number of the batch, indices in the source) -> this host's transformed examples of it."""
 
     fetch: _Fetch
+    batch_size: int
+    rows: tuple[int, ...] | None
     floats: bool
 
     def __call__(self, number: int, indices: np.ndarray) -> dict[str, np.ndarray]:
-        first = int(number) * len(indices)
-        examples = (self.fetch(first + i, int(index)) for i, index in enumerate(indices))
+        first = int(number) * self.batch_size
+        rows = range(len(indices)) if self.rows is None else self.rows
+        examples = (self.fetch(first + row, int(i)) for row, i in zip(rows, indices, strict=True))
         return _finish(stack(examples, len(indices)), self.floats)
->>>>>>> data
 
 
 @dataclass(frozen=True)
