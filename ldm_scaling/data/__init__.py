@@ -3,7 +3,8 @@
 A source answers `len(source)` and `source[index]`; `open_source` opens the packaged Noto emoji,
 any prepared TFDS data set or a folder of images. A `Pipeline` turns a source into batches by
 index arithmetic: nothing has to be saved to resume, and neither hosts nor workers change the
-order. TFDS and grain are imported when they are first used.
+order. `captioned_images` prepares such sources from what people have; `EncodedSource` reads latents
+and text embeddings that were computed ahead. TFDS and grain are imported when they are first used.
 """
 
 from ldm_scaling.data.encoded import EncodedSource, Encoding

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ldm_scaling.data import DataError, Pipeline, open_source, random_caption
-from ldm_scaling.data.tfds_source import packaged
+from ldm_scaling.data.tfds_source import find_prepared, packaged
 
 COUNT = 10
 
@@ -130,6 +130,16 @@ def test_sources_travel_to_worker_processes(data_dir):
     copy = pickle.loads(pickle.dumps(source))
     assert copy[7]["caption"] == source[7]["caption"]
     np.testing.assert_array_equal(copy[7]["image"], source[7]["image"])
+
+
+def test_the_newest_version_of_a_folder_is_found(tmp_path):
+    assert find_prepared(tmp_path) is None
+    for name in ("1.9.0", "1.10.0", "1.2.0", "draft", "2.0.0rc1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "dataset_info.json").touch()
+    (tmp_path / "3.0.0").mkdir()  # of which nothing was prepared
+    assert find_prepared(tmp_path) == tmp_path / "1.10.0"
+    assert find_prepared(tmp_path / "1.2.0") == tmp_path / "1.2.0"
 
 
 def test_unknown_packaged_set():
