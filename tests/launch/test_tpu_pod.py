@@ -27,7 +27,7 @@ def test_from_nothing_to_records(cloud):
     records = cloud.pods / "pod" / "training.jsonl"
     assert records.read_text() == (cloud.workdir / "training.jsonl").read_text()
     assert cloud.request() is None
-    assert cloud.on_workers() == cloud.at_home() == []
+    cloud.wait_for(lambda: cloud.on_workers() == cloud.at_home() == [], "all processes to end")
 
 
 @pytest.mark.slow
@@ -129,7 +129,7 @@ def test_a_run_that_cannot_go_on_is_given_up(cloud):
     assert "train: num_steps=0: must be at least 1" in output
     assert output.count("Training ended with an error (failure") == 2
     assert cloud.request() is None
-    assert cloud.at_home() == []
+    cloud.wait_for(lambda: cloud.at_home() == [], "the launcher to leave nothing")
 
 
 def test_workers_need_not_end_at_once(cloud):
@@ -149,7 +149,7 @@ def test_a_worker_that_does_not_end_is_made_to(cloud):
     assert status == 0, output
     assert "Ending training where it still runs" in output
     assert cloud.steps() == [3, 6, 8]
-    assert cloud.on_workers() == []
+    cloud.wait_for(lambda: cloud.on_workers() == [], "the workers to be quiet")
 
 
 @pytest.mark.slow
@@ -219,7 +219,7 @@ def test_an_interrupted_launcher_leaves_training_alone_and_finds_it_again(cloud,
         assert "Still there, and costing money until it is deleted: pod (v5p-16, us-" in output
         assert "Training goes on on its workers." in output
         assert "bash launch/tpu_pod.sh delete pod" in output
-        assert cloud.at_home() == []
+        cloud.wait_for(lambda: cloud.at_home() == [], "the launcher to leave nothing")
     assert any("train.py" in line for line in cloud.on_workers())
 
     launcher = cloud.start(*cloud.arguments())
@@ -233,7 +233,7 @@ def test_an_interrupted_launcher_leaves_training_alone_and_finds_it_again(cloud,
     assert steps == [f"step {i}" for i in range(1, 9)]
     assert len(cloud.calls("create")) == 1
     assert cloud.request() is None
-    assert cloud.at_home() == []
+    cloud.wait_for(lambda: cloud.at_home() == [], "the launcher to leave nothing")
 
 
 @pytest.mark.slow

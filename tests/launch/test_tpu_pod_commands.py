@@ -158,7 +158,7 @@ def test_coming_back_to_a_run(cloud):
     assert "Still costing money: pod (v5p-16, us-east5-a)" in output
     assert launcher.wait(timeout=10) == 143
     assert cloud.steps() == [3, 5]
-    assert cloud.on_workers() == []
+    cloud.wait_for(lambda: cloud.on_workers() == [], "the workers to be quiet")
     assert cloud.request() is not None
 
     status, output = cloud.run("delete", "pod")
