@@ -26,16 +26,17 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+import jax
 from absl import logging
+
+from ldm_scaling.hosts import wait_for_all
 
 PHASES = ("step", "input", "compile", "checkpoint", "evaluation", "export", "start", "lost")
 
 REMEMBERED_SAVES = 20
 """More than a run keeps checkpoints: one of them is where the next run begins."""
-
-Result = TypeVar("Result")
 
 
 class Goodput:
@@ -73,15 +74,24 @@ class Goodput:
         finally:
             self._switch(outside)
 
-    def compiling(self, function: Callable[..., Result]) -> Callable[..., Result]:
-        """The function, its first call counted as `compile`."""
-        called = False
+    def compiling(self, function: Any) -> Callable[..., Any]:
+        """The jitted function, its first call counted as `compile`.
 
-        def counted(*args: Any) -> Result:
-            nonlocal called
-            first, called = not called, True
-            with self.spent("compile") if first else contextlib.nullcontext():
-                return function(*args)
+        Of several processes each compiles it and waits for the others before it is called: they
+        may need minutes more, and a collective of CPUs waits for 30 seconds only.
+        """
+        ready: Any = None
+
+        def counted(*args: Any) -> Any:
+            nonlocal ready
+            if ready is not None:
+                return ready(*args)
+            with self.spent("compile"):
+                ready = function
+                if jax.process_count() > 1:
+                    ready = function.lower(*args).compile()
+                    wait_for_all("compiled")
+                return ready(*args)
 
         return counted
 

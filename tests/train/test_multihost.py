@@ -226,6 +226,14 @@ def test_a_process_that_only_stops_is_noticed(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_process_may_compile_much_longer_than_another(alone, tmp_path):
+    """Than the 30 seconds for which collectives on CPUs wait for all to begin."""
+    with start(tmp_path, tmp_path / "run", special={1: {"trace": 35}}) as processes:
+        processes.finish()
+    assert_same_losses(tmp_path / "run", alone[1])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", [0, 1])
 def test_a_failure_of_one_is_the_last_word_of_all(tmp_path, fails):
     with start(tmp_path, tmp_path / "run", special={fails: {"fail": 5}}) as processes:

@@ -2,6 +2,7 @@
 
 Options: workdir, config (changes of the toy config), mesh; "die": the step in which it kills
 itself; "fail": the step whose batch cannot be read; "weights": what is added to the frozen ones;
+"trace": seconds that its tracing takes longer;
 "dawdle": whether it waits for a signal before it trains. Each step that begins is told on stdout.
 TensorBoard, which other tests look at, is left out: its import takes longer than all the rest.
 """
@@ -11,6 +12,7 @@ import json
 import os
 import signal
 import threading
+import time
 
 from absl import app, flags
 from toy import ToyBatches, ToyTask, toy_config
@@ -28,6 +30,16 @@ class NoTensorBoard:
 
     def close(self):
         pass
+
+
+class SlowlyTraced(ToyTask):
+    def __init__(self, seconds):
+        super().__init__()
+        self.seconds = seconds
+
+    def loss(self, *args):
+        time.sleep(self.seconds)
+        return super().loss(*args)
 
 
 def main(argv):
@@ -53,7 +65,7 @@ def main(argv):
         print("joined", flush=True)
         if options.get("dawdle"):
             signal.pause()
-        task = ToyTask()
+        task = SlowlyTraced(options.get("trace", 0))
         task.frozen = {"target": task.frozen["target"] + options.get("weights", 0)}
         loop.run(
             config,
