@@ -83,7 +83,8 @@ status() {
   echo "$worker $state $(read_back start) $(read_back commit) $ended"
 }
 
-follow() { exec tail -c "+$2" -F "$folder/log-$1.txt" 2>/dev/null; }
+# Ends with the session that asked for it, also where that one could not say goodbye.
+follow() { exec tail --pid="$PPID" -c "+$2" -F "$folder/log-$1.txt" 2>/dev/null; }
 
 rest() { tail -c "+$2" "$folder/log-$1.txt"; }
 
