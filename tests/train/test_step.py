@@ -155,3 +155,30 @@ def test_optimizer_clips_and_decays_weights():
     # Clipped gradient 5e-4 each; with eps=1 Adam's step is about the gradient itself.
     expected = -(5e-4 / (5e-4 + 1.0)) - 0.1 * 2.0
     np.testing.assert_allclose(optax.tree_utils.tree_max(updates), expected, rtol=1e-5)
+
+
+def test_a_first_moment_in_bfloat16_halves_its_memory_and_stays_close():
+    rng = np.random.default_rng(0)
+    params = {"w": jnp.asarray(rng.normal(size=(16, 16)), jnp.float32)}
+    grads = [{"w": jnp.asarray(rng.normal(size=(16, 16)), jnp.float32)} for _ in range(5)]
+    found, moments = {}, {}
+    for dtype in ("float32", "bfloat16"):
+        config = toy_config().optimizer
+        config.mu_dtype = dtype
+        optimizer, current = make_optimizer(config), params
+        state = optimizer.init(params)
+        for grad in grads:
+            updates, state = optimizer.update(grad, state, current)
+            current = optax.apply_updates(current, updates)
+        found[dtype], moments[dtype] = current["w"] - params["w"], state[1][0]
+    assert moments["bfloat16"].mu["w"].nbytes * 2 == moments["float32"].mu["w"].nbytes
+    assert moments["bfloat16"].nu["w"].dtype == jnp.float32
+    scale = float(jnp.abs(found["float32"]).max())
+    np.testing.assert_allclose(found["bfloat16"], found["float32"], atol=0.02 * scale)
+
+
+def test_an_unknown_dtype_of_the_moment_names_the_nearest():
+    config = toy_config().optimizer
+    config.mu_dtype = "bfloat"
+    with pytest.raises(ValueError, match=r"optimizer.mu_dtype='bfloat': did you mean 'bfloat16'"):
+        make_optimizer(config)
