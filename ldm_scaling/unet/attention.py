@@ -21,7 +21,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ldm_scaling.placement import BATCH_AXES, on_each_device
-from ldm_scaling.unet.layers import dense
+from ldm_scaling.unet.layers import DenseFromHeads, DenseToHeads
 
 CPU_QUERIES = 512  # queries of a piece on a CPU: its scores stay in the cache
 ACCELERATOR_QUERIES = 1024  # and elsewhere; a number of queries, so that batch size is no matter
@@ -53,16 +53,15 @@ class Attention(nn.Module):
         self, x: Float[Array, "B N C"], context: Float[Array, "B M D"] | None = None
     ) -> Float[Array, "B N C"]:
         """Returns the attended values, projected; `context=None` attends to x."""
-        batch, queries, channels = x.shape
+        channels = x.shape[-1]
         context = x if context is None else context
 
         def project(name: str, inputs: Array) -> Array:
-            y = dense(channels, self.dtype, use_bias=False, name=name)(inputs)
-            return y.reshape(batch, inputs.shape[1], self.heads, channels // self.heads)
+            return DenseToHeads(channels, self.heads, self.dtype, name=name)(inputs)
 
         q, k, v = project("to_q", x), project("to_k", context), project("to_v", context)
         y = dot_product_attention(q, k, v, self.kernel)
-        return dense(channels, self.dtype, name="to_out_0")(y.reshape(batch, queries, channels))
+        return DenseFromHeads(channels, self.dtype, name="to_out_0")(y)
 
 
 def dot_product_attention(

@@ -33,6 +33,44 @@ def dense(features: int, dtype: DTypeLike, kernel_init=lecun_normal, **kwargs) -
     return nn.Dense(features, dtype=dtype, kernel_init=kernel_init, **kwargs)
 
 
+class DenseToHeads(nn.Module):
+    """A linear layer without bias whose outputs are dealt out to heads.
+
+    The kernel is that of `dense`, but it is dealt out before the product: the compiler then writes
+    heads where the next operation reads them. Dealing out the product instead costs a TPU a copy
+    of each (estimated for v5p, attention of 8 heads of 40 over 8 x 4096 tokens with its gradient:
+    1.61 ms beside the scores' kernel, and 0.99 ms by this layer and `DenseFromHeads`).
+    """
+
+    features: int
+    heads: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B N C"]) -> Float[Array, "B N {self.heads} S"]:
+        """Returns [B, N, heads, features / heads]."""
+        kernel = self.param("kernel", lecun_normal, (x.shape[-1], self.features))
+        kernel = kernel.astype(self.dtype).reshape(x.shape[-1], self.heads, -1)
+        return jnp.einsum("bnc,chs->bnhs", x.astype(self.dtype), kernel)
+
+
+class DenseFromHeads(nn.Module):
+    """A linear layer of the features of all heads together: the other end of `DenseToHeads`."""
+
+    features: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B N H S"]) -> Float[Array, "B N {self.features}"]:
+        """Returns [B, N, features]."""
+        _, _, heads, size = x.shape
+        kernel = self.param("kernel", lecun_normal, (heads * size, self.features))
+        bias = self.param("bias", ZEROS, (self.features,))
+        kernel = kernel.astype(self.dtype).reshape(heads, size, -1)
+        y = jnp.einsum("bnhs,hsc->bnc", x.astype(self.dtype), kernel)
+        return y + bias.astype(self.dtype)[None, None]
+
+
 class DensePair(nn.Module):
     """Two linear layers of one input, their kernels stacked.
 
