@@ -5,7 +5,7 @@ puts memory, traffic and estimated time together. What is lowered is a matter of
 own step) and `evaluation` (sampling); here no program is known.
 """
 
-from ldm_scaling.aot.cost import Estimate, estimate, kernel_flops
+from ldm_scaling.aot.cost import Estimate, estimate, kernel_seconds
 from ldm_scaling.aot.reading import COLLECTIVES, Collective, Kernel, Reading, read
 from ldm_scaling.aot.topology import CHIPS, Chip, chip_of, topology_devices
 
@@ -19,7 +19,7 @@ __all__ = [
     "Reading",
     "chip_of",
     "estimate",
-    "kernel_flops",
+    "kernel_seconds",
     "read",
     "topology_devices",
 ]

@@ -9,27 +9,25 @@ from typing import Any
 import jax
 
 from ldm_scaling.aot.reading import Kernel, Reading, read
-from ldm_scaling.aot.topology import Chip, chip_of
+from ldm_scaling.aot.topology import CHIPS, chip_of
 
 SOURCE = "the TPU compiler's estimate; nothing was run on a TPU"
 
 LANES = 128
-"""Channels of a matrix unit: heads of fewer channels leave the rest of it idle."""
+"""Channels that a head takes the room of, or a multiple: the rest of the lanes stay idle."""
 
-FLASH_EFFICIENCY = 0.76
-"""Share of the matrix units' time that the flash kernels use, at heads padded to `LANES`.
-
-Counted by hand for v5p from the final schedules, for heads of 40 channels and 4096 tokens: the
-forward kernel takes 5,400 instruction bundles a block of 1024 x 1024 scores, where its two padded
-products fill 4,096. The backward kernel takes 9,900, less than the 10,240 that five padded products
-would fill, so this one share errs towards slow: over both kernels by 23 %. The compiler itself
-gives kernels no cost."""
-
-_PRODUCTS = {  # of flash kernels, for each score
-    "splash_mha_fwd_residuals": 2,
-    "splash_mha_fwd_no_residuals": 2,
-    "splash_mha_dkv_no_residuals": 5,
+_V5P = {"splash_mha_fwd": (5_500, 9_700), "splash_mha_dkv": (11_250, 22_400)}
+FLASH_BUNDLES = {
+    "v4": _V5P,  # not counted: the same matrix units
+    "v5e": {"splash_mha_fwd": (5_450, 10_600), "splash_mha_dkv": (11_050, 21_700)},
+    "v5p": _V5P,
+    "v6e": {"splash_mha_fwd": (3_350, 4_300), "splash_mha_dkv": (6_200, 7_700)},
 }
+"""Instruction bundles (one a cycle) that one core takes for 1024 x 1024 scores of one head, for
+heads of one and of two times `LANES`. The compiler gives kernels no cost; these are counted by hand
+in its final schedules of the flash kernels, forward and backward, at 4096 tokens (two times
+`LANES`: at 1024), for heads of 40, 96 and 192 channels. At 1024 tokens a forward kernel takes up to
+20 % more. v5p's matrix units alone would take 4,096 and 10,240 at one times `LANES`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +39,10 @@ class Estimate:
       costs: for a record. Bytes: argument, temporary, code, hbm (their sum, a donated argument
         counted once), hbm_capacity. The compiler's own analysis, loops counted once:
         compiler_flops, compiler_bytes, compiler_seconds. Ours, loops unrolled: model_flops (of
-        the trace, nothing recomputed), cycles, kernel_flops and kernel_seconds (counted by hand),
-        seconds (cycles and kernels one after another, collectives hidden behind them),
-        collective_bytes, collective_seconds (at the chip's full bandwidth), and <kind>_count,
-        <kind>_bytes for each kind of collective.
+        the trace, nothing recomputed), cycles, kernel_seconds (counted by hand), seconds (cycles
+        and kernels one after another, collectives hidden behind them), collective_bytes,
+        collective_seconds (at the chip's full bandwidth), and <kind>_count, <kind>_bytes for each
+        kind of collective.
       provenance: versions, and seconds of compiling.
     """
 
@@ -72,10 +70,9 @@ def estimate(lowered: Any, topology: str, model_flops: float) -> Estimate:
             raise
         raise MemoryError(f"{topology}: does not fit: {str(error).splitlines()[0]}") from error
     seconds = time.monotonic() - start
-    chip = chip_of(topology)
-    costs = _costs(compiled, read(compiled.as_text()), chip, model_flops)
+    costs = _costs(compiled, read(compiled.as_text()), topology, model_flops)
     return Estimate(
-        utilisation=model_flops / costs["seconds"] / chip.flops,
+        utilisation=model_flops / costs["seconds"] / chip_of(topology).flops,
         costs=costs,
         provenance={
             "jax": jax.__version__,
@@ -85,20 +82,21 @@ def estimate(lowered: Any, topology: str, model_flops: float) -> Estimate:
     )
 
 
-def kernel_flops(kernel: Kernel) -> float:
-    """FLOPs of one run of a flash kernel, its heads padded to `LANES`; 0 for any other call.
-
-    The forward kernel multiplies twice for each score, the backward one five times.
-    """
-    if kernel.name not in _PRODUCTS:
+def kernel_seconds(kernel: Kernel, chip: str) -> float:
+    """Seconds of all runs of a flash kernel on a chip by `FLASH_BUNDLES`; 0 for any other call."""
+    bundles = FLASH_BUNDLES[chip].get(kernel.name.partition("_residuals")[0].removesuffix("_no"))
+    if bundles is None:
         return 0.0
     queries_of, keys_of = [shape for shape in kernel.operands if len(shape) == 4][:2]
     batch, heads, size, queries = queries_of  # tokens along the lanes
-    padded = -(-size // LANES) * LANES
-    return _PRODUCTS[kernel.name] * 2.0 * batch * heads * queries * keys_of[3] * padded
+    lanes = -(-size // LANES)
+    each = bundles[0] if lanes == 1 else bundles[1] * lanes / 2
+    blocks = batch * heads * (queries / 1024) * (keys_of[3] / 1024)
+    return kernel.count * blocks * each / (CHIPS[chip].clock * CHIPS[chip].cores)
 
 
-def _costs(compiled: Any, reading: Reading, chip: Chip, model_flops: float) -> dict[str, float]:
+def _costs(compiled: Any, reading: Reading, topology: str, model_flops: float) -> dict[str, float]:
+    chip = chip_of(topology)
     memory, analysis = compiled.memory_analysis(), compiled.cost_analysis()
     hbm = (
         memory.argument_size_in_bytes
@@ -108,8 +106,7 @@ def _costs(compiled: Any, reading: Reading, chip: Chip, model_flops: float) -> d
         + memory.generated_code_size_in_bytes
     )
     cycles = sum(reading.cycles.values())
-    kernels = sum(kernel_flops(kernel) * kernel.count for kernel in reading.kernels)
-    kernel_seconds = kernels / chip.flops / FLASH_EFFICIENCY
+    kernels = sum(kernel_seconds(kernel, topology.split(":")[0]) for kernel in reading.kernels)
     moved = sum(each.bytes for each in reading.collectives.values())
     costs = {
         "argument_bytes": memory.argument_size_in_bytes,
@@ -122,10 +119,9 @@ def _costs(compiled: Any, reading: Reading, chip: Chip, model_flops: float) -> d
         "compiler_bytes": analysis.get("bytes accessed", 0.0),
         "compiler_seconds": analysis.get("optimal_seconds", 0.0),
         "cycles": cycles,
-        "kernel_flops": kernels,
-        "kernel_seconds": kernel_seconds,
+        "kernel_seconds": kernels,
         # A core's operations run one after another: their cycles add up.
-        "seconds": cycles / chip.clock + kernel_seconds,
+        "seconds": cycles / chip.clock + kernels,
         "collective_bytes": moved,
         "collective_seconds": moved / chip.ici_bytes,
         "unknown_loops": reading.unknown_loops,

@@ -14,7 +14,7 @@ from ldm_scaling.aot import (
     COLLECTIVES,
     Kernel,
     chip_of,
-    kernel_flops,
+    kernel_seconds,
     read,
     topology_devices,
 )
@@ -154,10 +154,15 @@ def test_flash_attention_is_counted_by_hand():
 
     text = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(array, array, array).compile().as_text()
     kernels = {kernel.name: kernel for kernel in read(text).kernels}
-    one_product = 2 * 2 * 4 * 1024 * 1024 * 128  # 40 channels take the room of 128
-    assert kernel_flops(kernels["splash_mha_fwd_residuals"]) == 2 * one_product
-    assert kernel_flops(kernels["splash_mha_dkv_no_residuals"]) == 5 * one_product
-    assert kernel_flops(Kernel("something_else", ((1, 2, 3, 4),), 1)) == 0
+    # 2 examples of 4 heads, 1024 x 1024 scores each; of a v5e: one core of 1.5 GHz
+    for name, bundles in (("fwd_residuals", 5450), ("dkv_no_residuals", 11_050)):
+        assert kernel_seconds(kernels[f"splash_mha_{name}"], "v5e") == pytest.approx(
+            8 * bundles / 1.5e9
+        )
+    forward = kernels["splash_mha_fwd_residuals"]
+    wide = Kernel(forward.name, ((2, 4, 3 * 128, 1024),) * 2, count=2)
+    assert kernel_seconds(wide, "v6e") == pytest.approx(2 * 8 * 4300 * 1.5 / 1.75e9)
+    assert kernel_seconds(Kernel("something_else", ((1, 2, 3, 4),), 1), "v5p") == 0
 
 
 @pytest.mark.slow
