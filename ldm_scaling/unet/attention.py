@@ -16,6 +16,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -54,7 +55,10 @@ class Attention(nn.Module):
     ) -> Float[Array, "B N C"]:
         """Returns the attended values, projected; `context=None` attends to x."""
         channels = x.shape[-1]
-        context = x if context is None else context
+        if context is None:
+            # Channels along the lanes, or a TPU transposes each gradient of queries, keys and values
+            # (estimated for v5p; a block's 8 examples, 4096 tokens, 320 channels: 5.06, so 4.78 ms).
+            x = context = with_layout_constraint(x, Layout(major_to_minor=(0, 1, 2)))
 
         def project(name: str, inputs: Array) -> Array:
             return DenseToHeads(channels, self.heads, self.dtype, name=name)(inputs)
