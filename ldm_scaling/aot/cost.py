@@ -39,10 +39,12 @@ class Estimate:
       costs: for a record. Bytes: argument, temporary, code, hbm (their sum, a donated argument
         counted once), hbm_capacity. The compiler's own analysis, loops counted once:
         compiler_flops, compiler_bytes, compiler_seconds. Ours, loops unrolled: model_flops (of
-        the trace, nothing recomputed), cycles, kernel_seconds (counted by hand), seconds (cycles
-        and kernels one after another, collectives hidden behind them), collective_bytes,
-        collective_seconds (at the chip's full bandwidth), and <kind>_count, <kind>_bytes for each
-        kind of collective.
+        the trace, nothing recomputed), cycles, kernel_seconds (counted by hand). Traffic inside a
+        slice: collective_bytes, what a chip sends; collective_seconds, at its full bandwidth;
+        exposed_seconds, those of them in which nothing is computed; and <kind>_count, <kind>_bytes
+        for each kind of collective. Traffic between slices: slices_bytes, slices_seconds (where
+        the bandwidth is known). seconds: cycles, kernels and exposed collectives one
+        after another; traffic between slices is taken to be hidden behind them.
       provenance: versions, and seconds of compiling.
     """
 
@@ -107,7 +109,8 @@ def _costs(compiled: Any, reading: Reading, topology: str, model_flops: float) -
     )
     cycles = sum(reading.cycles.values())
     kernels = sum(kernel_seconds(kernel, topology.split(":")[0]) for kernel in reading.kernels)
-    moved = sum(each.bytes for each in reading.collectives.values())
+    inside, hidden, between = _traffic(reading)
+    exposed_seconds = (inside - hidden) / chip.ici_bytes
     costs = {
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
@@ -121,11 +124,31 @@ def _costs(compiled: Any, reading: Reading, topology: str, model_flops: float) -
         "cycles": cycles,
         "kernel_seconds": kernels,
         # A core's operations run one after another: their cycles add up.
-        "seconds": cycles / chip.clock + kernels,
-        "collective_bytes": moved,
-        "collective_seconds": moved / chip.ici_bytes,
+        "seconds": cycles / chip.clock + kernels + exposed_seconds,
+        "collective_bytes": inside,
+        "collective_seconds": inside / chip.ici_bytes,
+        "exposed_seconds": exposed_seconds,
+        "slices_bytes": between,
+        **({"slices_seconds": between / chip.dcn_bytes} if chip.dcn_bytes else {}),
         "unknown_loops": reading.unknown_loops,
         **{f"{kind}_count": each.count for kind, each in reading.collectives.items()},
         **{f"{kind}_bytes": each.bytes for kind, each in reading.collectives.items()},
     }
     return {name: float(value) for name, value in costs.items()}
+
+
+def _traffic(reading: Reading) -> tuple[int, int, int]:
+    """Bytes a chip sends inside its slice, those of them behind computation, and to other slices.
+
+    A gather or scatter over n chips sends (n - 1) / n of the whole array, here counted as all of
+    it; an all-reduce is one of each.
+    """
+    inside = hidden = between = 0
+    for kind, each in reading.collectives.items():
+        if kind == "send-to-slices":
+            between += each.bytes
+            continue
+        passes = 2 if kind == "all-reduce" else 1
+        inside += passes * each.bytes
+        hidden += passes * each.hidden
+    return inside, hidden, between

@@ -20,7 +20,9 @@ COLLECTIVES = (
     "ragged-all-to-all",
     "collective-permute",
     "collective-broadcast",
+    "send-to-slices",
 )
+"""Kinds of collectives: XLA's operations, and what a chip sends to other slices of a pod."""
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-<>]+) \(.*\) -> .* \{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.+?) ([a-z][\w\-]*)\(")
@@ -31,6 +33,7 @@ _CONDITION = re.compile(r"condition=%?([\w.\-<>]+)")
 _CONSTANT = re.compile(r"%?([\w.\-]+) = s32\[\]\S* constant\((\d+)\)")
 _BELOW = re.compile(r"compare\(%?[\w.\-]+, %?([\w.\-]+)\), direction=LT")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_CHANNEL = re.compile(r"channel_id=(\d+)")
 _OPERANDS = re.compile(r"operand_layout_constraints=\{((?:[^{}]|\{[^{}]*\})*)\}")
 
 
@@ -40,11 +43,14 @@ class Collective:
 
     Attributes:
       count: how many run.
-      bytes: of their results on one device, summed over all that run.
+      bytes: of their results on one device (of a reduce-scatter, its operands), summed over all
+        that run.
+      hidden: those of the bytes that move while the device computes.
     """
 
     count: int = 0
     bytes: int = 0
+    hidden: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,16 +94,30 @@ def read(text: str) -> Reading:
     """
     computations, entry = _split(text)
     collectives: dict[str, Collective] = defaultdict(Collective)
+    fused_into: dict[str, list[tuple[str, int, int]]] = defaultdict(list)  # by channel
     cycles: dict[str, int] = defaultdict(int)
     kernels: dict[tuple[str, tuple[tuple[int, ...], ...]], int] = defaultdict(int)
     unknown = 0
+
+    def add(kind: str, times: int, moved: int, hidden: bool) -> None:
+        so_far, moved = collectives[kind], times * moved
+        collectives[kind] = Collective(
+            so_far.count + times, so_far.bytes + moved, so_far.hidden + hidden * moved
+        )
+
     for computation, (times, fused) in _runs(computations, entry).items():
         for name, shape, operation, line in _instructions(computations[computation]):
             kind = operation.removesuffix("-start")
-            if kind in COLLECTIVES:
-                so_far = collectives[kind]
+            if operation == "send" and "megascale" in line:
+                add("send-to-slices", times, _bytes_moved(shape, asynchronous=False), hidden=True)
+            elif kind in COLLECTIVES:
                 moved = _bytes_moved(shape, asynchronous=operation != kind)
-                collectives[kind] = Collective(so_far.count + times, so_far.bytes + times * moved)
+                if fused and (channel := _CHANNEL.search(line)):
+                    scatters = computation.startswith("all-reduce-scatter")
+                    kind = "reduce-scatter" if scatters else kind
+                    fused_into[channel[1]].append((kind, times, moved))
+                else:
+                    add(kind, times, moved, hidden=operation != kind)
             elif fused:
                 continue
             elif operation == "custom-call" and "AllocateBuffer" not in line:
@@ -105,6 +125,10 @@ def read(text: str) -> Reading:
             elif estimate := _CYCLES.search(line):
                 cycles[operation] += times * int(estimate[1])
             unknown += operation == "while" and _trips(computations, line) is None
+    for parts in fused_into.values():
+        # One in several fused operations begins in the first, ends in the last, and moves its bytes
+        # while those between them compute.
+        add(*parts[0], hidden=len(parts) > 1)
     return Reading(
         collectives=dict(sorted(collectives.items())),
         cycles=dict(sorted(cycles.items(), key=lambda item: -item[1])),
@@ -177,10 +201,9 @@ def _trips(computations: Mapping[str, list[str]], line: str) -> int | None:
 
 
 def _bytes_moved(shape: str, asynchronous: bool) -> int:
-    """Bytes of a collective's result. An asynchronous one lists operands, results and contexts."""
-    arrays = [(dtype, dims) for dtype, dims in _SHAPE.findall(shape)]
+    """Bytes of a collective's result; an asynchronous one lists operands, results and counters."""
+    arrays = [array for array in _SHAPE.findall(shape) if array != ("u32", "")]
     if asynchronous:
-        arrays = [(dtype, dims) for dtype, dims in arrays if (dtype, dims) != ("u32", "")]
         arrays = arrays[len(arrays) // 2 :]
     return sum(_itemsize(dtype) * int(np.prod(_dims(dims))) for dtype, dims in arrays)
 

@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ldm_scaling.aot import (
     CHIPS,
     COLLECTIVES,
+    Collective,
     Kernel,
     chip_of,
     kernel_seconds,
@@ -82,8 +83,11 @@ def test_flops_are_those_of_the_trace(record):
 def test_weights_are_gathered_and_gradients_summed(record):
     assert record.costs["all-gather_count"] > 10
     assert record.costs["all-reduce_count"] + record.costs.get("reduce-scatter_count", 0) > 0
-    kinds = (record.costs.get(f"{kind}_bytes", 0) for kind in COLLECTIVES)
-    assert record.costs["collective_bytes"] == sum(kinds)
+    kinds = {kind: record.costs.get(f"{kind}_bytes", 0) for kind in COLLECTIVES}
+    # A sum is both, a scatter and a gather.
+    assert record.costs["collective_bytes"] == sum(kinds.values()) + kinds["all-reduce"]
+    assert record.costs["slices_bytes"] == 0
+    assert 0 < record.costs["exposed_seconds"] <= record.costs["collective_seconds"]
 
 
 def test_examples_stay_where_they_are(record):
@@ -119,6 +123,25 @@ def test_slices_share_nothing_but_gradients():
         assert len({d.slice_index for d in mesh.devices[replica].flat}) == 1
     with pytest.raises(ValueError, match="the devices are 2 slices, and replica must be"):
         make_mesh(replica=1, fsdp=8, devices=topology_devices("v5e:2x2", slices=2))
+
+
+def test_slices_exchange_what_is_left_of_the_gradients():
+    """Each chip sends its part of the gradients to the other slice, and nothing else."""
+    devices = topology_devices("v5e:2x2", slices=2)
+    mesh = make_mesh(replica=2, fsdp=4, devices=devices)
+    sharding = NamedSharding(mesh, PartitionSpec("fsdp"))
+    rows = NamedSharding(mesh, PartitionSpec(("replica", "fsdp")))
+
+    def loss(weights, x):
+        return jnp.sum(jnp.sin(x @ weights.astype(jnp.bfloat16)).astype(jnp.float32))
+
+    weights = jax.ShapeDtypeStruct((512, 512), jnp.float32, sharding=sharding)
+    x = jax.ShapeDtypeStruct((256, 512), jnp.bfloat16, sharding=rows)
+    step = jax.jit(jax.grad(loss), out_shardings=sharding)
+    found = read(step.lower(weights, x).compile().as_text()).collectives
+    assert found["all-gather"].bytes == 512 * 512 * 2  # the weights, once, in bfloat16
+    sent = found["send-to-slices"]
+    assert sent.bytes == sent.hidden == 512 * 512 * 2 / 4
 
 
 def test_loops_are_counted_as_often_as_they_run():
@@ -163,6 +186,31 @@ def test_flash_attention_is_counted_by_hand():
     wide = Kernel(forward.name, ((2, 4, 3 * 128, 1024),) * 2, count=2)
     assert kernel_seconds(wide, "v6e") == pytest.approx(2 * 8 * 4300 * 1.5 / 1.75e9)
     assert kernel_seconds(Kernel("something_else", ((1, 2, 3, 4),), 1), "v5p") == 0
+
+
+def test_a_collective_among_fused_operations_is_one():
+    """It begins in one and ends in another; a scatter is a sum that keeps a part."""
+    text = """
+%start.1 (p: bf16[80,1280]) -> bf16[1280,1280] {
+  %g.1 = bf16[1280,1280]{1,0} all-gather(%p), channel_id=6, dimensions={0}
+}
+%done.1 (p: bf16[80,1280]) -> bf16[1280,1280] {
+  %g.2 = bf16[1280,1280]{1,0} all-gather(%p), channel_id=6, dimensions={0}
+}
+%all-reduce-scatter.3 (p: bf16[640,64]) -> bf16[160,64] {
+  %r.1 = bf16[640,64]{1,0} all-reduce(%p), channel_id=7
+}
+ENTRY %main (p: bf16[80,1280]) -> bf16[160,64] {
+  %a = bf16[1280,1280]{1,0} fusion(%p), kind=kCustom, calls=%start.1
+  %b = bf16[1280,1280]{1,0} fusion(%a), kind=kCustom, calls=%done.1
+  ROOT %c = bf16[160,64]{1,0} fusion(%b), kind=kCustom, calls=%all-reduce-scatter.3
+}
+"""
+    gathered, scattered = 2 * 1280 * 1280, 2 * 640 * 64
+    assert read(text).collectives == {
+        "all-gather": Collective(1, gathered, hidden=gathered),
+        "reduce-scatter": Collective(1, scattered, hidden=0),
+    }
 
 
 @pytest.mark.slow
