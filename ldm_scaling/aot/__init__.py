@@ -7,6 +7,7 @@ own step) and `evaluation` (sampling); here no program is known.
 
 from ldm_scaling.aot.cost import Estimate, estimate, kernel_seconds
 from ldm_scaling.aot.reading import COLLECTIVES, Collective, Kernel, Reading, read
+from ldm_scaling.aot.record import record_of
 from ldm_scaling.aot.topology import CHIPS, Chip, chip_of, topology_devices
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "estimate",
     "kernel_seconds",
     "read",
+    "record_of",
     "topology_devices",
 ]

@@ -1,6 +1,5 @@
 """Sampling without weights: its own program, lowered for devices that need not exist."""
 
-import math
 from typing import Any
 
 import jax
@@ -8,13 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ldm_scaling.aot import estimate, topology_devices
-from ldm_scaling.aot.cost import SOURCE
+from ldm_scaling.aot import record_of, topology_devices
 from ldm_scaling.diffusion import Schedule, ddim, pad
 from ldm_scaling.encoders import Autoencoder, AutoencoderConfig
 from ldm_scaling.evaluation.generate import drawing_program
-from ldm_scaling.records import Metric, Record
-from ldm_scaling.sharding import batch_sharding, make_mesh, param_shardings, replicated
+from ldm_scaling.records import Record
+from ldm_scaling.sharding import (
+    batch_sharding,
+    check_batch,
+    make_mesh,
+    param_shardings,
+    replicated,
+)
 from ldm_scaling.unet import UNet, unet_config
 from ldm_scaling.unet.flops import forward_flops
 
@@ -35,10 +39,7 @@ def sampling_record(
       MemoryError: the program does not fit into the chips' memory.
     """
     mesh = make_mesh(**config.mesh, devices=topology_devices(topology, slices))
-    chips = math.prod(mesh.shape.values())
-    parts = mesh.shape["replica"] * mesh.shape["fsdp"]
-    if batch_size < 1 or batch_size % parts:
-        raise ValueError(f"batch_size={batch_size}: must be a multiple of replica * fsdp = {parts}")
+    check_batch(mesh, batch_size)
     decoding = AutoencoderConfig()
     unet = unet_config(
         config.width,
@@ -76,27 +77,18 @@ def sampling_record(
         jax.ShapeDtypeStruct((1, *context), jnp.float32, sharding=everywhere),
         jax.ShapeDtypeStruct((), jnp.uint32, sharding=everywhere),
     )
-    flops = 2.0 * forward_flops(unet, config.max_tokens) * steps * batch_size / chips
-    found = estimate(lowered, topology, flops)
-    return Record(
-        kind="compile",
+    return record_of(
+        lowered,
+        config,
+        mesh,
+        topology=topology,
+        slices=slices,
+        model_flops=2.0 * forward_flops(unet, config.max_tokens) * steps * batch_size,
         point={
             "family": config.family,
             "width": config.width,
             "program": "sample",
             "steps": steps,
-            "topology": topology,
-            "slices": slices,
-            "chips": chips,
-            **{f"mesh_{axis}": size for axis, size in mesh.shape.items()},
             "batch_size": batch_size,
-            "attention": unet.attention,
-            "dtype": unet.dtype,
         },
-        seed=config.seed,
-        num_samples=0,
-        metrics={"utilisation": Metric(found.utilisation)},
-        costs=found.costs,
-        protocol={"source": SOURCE},
-        provenance=found.provenance,
     )

@@ -28,7 +28,7 @@ from ldm_scaling.diffusion import (
 from ldm_scaling.encoders import Autoencoder, AutoencoderConfig
 from ldm_scaling.evaluation.model import Model
 from ldm_scaling.sharding import (
-    BATCH_AXES,
+    check_batch,
     make_mesh,
     param_shardings,
     put_batch,
@@ -63,12 +63,7 @@ class Generator:
           mesh: default: the first device alone.
         """
         mesh = mesh or make_mesh(devices=jax.devices()[:1])
-        shards = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
-        if batch_size < 1 or batch_size % shards:
-            raise ValueError(
-                f"batch_size={batch_size}: must be a positive multiple of the {shards} devices "
-                "that the batch is spread over"
-            )
+        check_batch(mesh, batch_size)
         self.model, self.batch_size, self._mesh = model, batch_size, mesh
         self._params = jax.device_put(model.params, param_shardings(mesh, model.params))
         self._draw = drawing_program(model.unet, model.autoencoder, model.schedule, mesh)

@@ -7,7 +7,7 @@ shardings of their arguments and results, and jit does the rest.
 from ldm_scaling.placement import AXES, BATCH_AXES
 from ldm_scaling.sharding.explain import Placement, explain, placements
 from ldm_scaling.sharding.hosts import fetch, local_rows, put_batch, put_whole
-from ldm_scaling.sharding.mesh import make_mesh, within
+from ldm_scaling.sharding.mesh import check_batch, make_mesh, within
 from ldm_scaling.sharding.rules import (
     MIN_SHARD_SIZE,
     batch_sharding,
@@ -25,6 +25,7 @@ __all__ = [
     "TENSOR_RULES",
     "Placement",
     "batch_sharding",
+    "check_batch",
     "explain",
     "fetch",
     "fsdp_spec",

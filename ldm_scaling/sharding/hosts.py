@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ldm_scaling.placement import BATCH_AXES
+from ldm_scaling.sharding.mesh import check_batch
 from ldm_scaling.sharding.rules import batch_sharding, replicated
 
 
@@ -27,8 +28,7 @@ def local_rows(mesh: Mesh, batch_size: int, process: int | None = None) -> tuple
       ValueError: the batch cannot be cut into equal parts for the replica and fsdp axes.
     """
     blocks, count = _blocks(mesh, jax.process_index() if process is None else process)
-    if batch_size % count:
-        raise ValueError(f"batch_size={batch_size}: must be a multiple of replica * fsdp = {count}")
+    check_batch(mesh, batch_size)
     if len(blocks) == count:
         return None
     size = batch_size // count

@@ -9,7 +9,7 @@ import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
-from ldm_scaling.placement import AXES
+from ldm_scaling.placement import AXES, BATCH_AXES
 
 
 def make_mesh(
@@ -26,23 +26,42 @@ def make_mesh(
         chosen to suit the network between them.
 
     Raises:
-      ValueError: if the sizes do not multiply to the number of devices, or the slices do not
-        divide `replica`.
+      ValueError: if the sizes do not multiply to the number of devices, the slices do not divide
+        `replica`, or the sides of a slice cannot be grouped into axes of these sizes.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = _filled({"replica": replica, "fsdp": fsdp, "tensor": tensor}, len(devices))
     slices = len({getattr(device, "slice_index", 0) for device in devices})
-    if slices > 1:
-        if sizes["replica"] % slices:
-            raise ValueError(
-                f"mesh={sizes}: the devices are {slices} slices, and replica must be a multiple of "
-                f"{slices}, so that only gradients cross the network between slices"
-            )
-        within = {**sizes, "replica": sizes["replica"] // slices}
-        grid = mesh_utils.create_hybrid_device_mesh(tuple(within.values()), (slices, 1, 1), devices)
-    else:
-        grid = mesh_utils.create_device_mesh(tuple(sizes.values()), devices)
+    if sizes["replica"] % slices:
+        raise ValueError(
+            f"mesh={sizes}: the devices are {slices} slices, and replica must be a multiple of "
+            f"{slices}, so that only gradients cross the network between slices"
+        )
+    try:
+        if slices > 1:
+            shape = tuple({**sizes, "replica": sizes["replica"] // slices}.values())
+            grid = mesh_utils.create_hybrid_device_mesh(shape, (slices, 1, 1), devices)
+        else:
+            grid = mesh_utils.create_device_mesh(tuple(sizes.values()), devices)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"mesh={sizes}: every axis must be a product of some sides of the slice, such as 4, 16 "
+            f"or 64 on 4x4x4: {error}"
+        ) from error
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> int:
+    """The parts that a mesh cuts a batch into, all of the same size.
+
+    Raises:
+      ValueError: there are no such parts.
+    """
+    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES) * accumulate
+    if batch_size < 1 or batch_size % parts:
+        axes = " * ".join(BATCH_AXES) + (" * accumulate" if accumulate > 1 else "")
+        raise ValueError(f"batch_size={batch_size}: must be a multiple of {axes} = {parts}")
+    return parts
 
 
 def within(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,6 +1,5 @@
 """A run without data and weights: its own programs, lowered for devices that need not exist."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ldm_scaling.aot import estimate, topology_devices
-from ldm_scaling.aot.cost import SOURCE
+from ldm_scaling.aot import record_of, topology_devices
 from ldm_scaling.diffusion import Schedule
 from ldm_scaling.encoders import Autoencoder, AutoencoderConfig, Bert, BertConfig
-from ldm_scaling.records import Metric, Record
-from ldm_scaling.sharding import batch_sharding, explain, make_mesh
+from ldm_scaling.records import Record
+from ldm_scaling.sharding import batch_sharding, check_batch, explain, make_mesh
 from ldm_scaling.tasks import FrozenEncoders, PretrainTask
 from ldm_scaling.train.assemble import assemble
 from ldm_scaling.train.optimizer import make_optimizer
@@ -40,40 +38,25 @@ def compile_record(
       MemoryError: the program does not fit into the chips' memory.
     """
     mesh = make_mesh(**config.mesh, devices=topology_devices(topology, slices))
-    parts = mesh.shape["replica"] * mesh.shape["fsdp"] * config.accumulate
-    if config.batch_size % parts:
-        raise ValueError(
-            f"batch_size={config.batch_size}: must be a multiple of replica * fsdp * accumulate = "
-            f"{parts}"
-        )
+    check_batch(mesh, config.batch_size, config.accumulate)
     task = abstract_task(config)
-    chips = math.prod(mesh.shape.values())
     passes = 3 if program == "train" else 1  # the backward pass costs twice the forward pass
-    flops = passes * task.forward_flops * config.batch_size / chips
-    found = estimate(lower(config, task, mesh, program), topology, flops)
-    return Record(
-        kind="compile",
+    return record_of(
+        lower(config, task, mesh, program),
+        config,
+        mesh,
+        topology=topology,
+        slices=slices,
+        model_flops=passes * task.forward_flops * config.batch_size,
         point={
             **task.point,
             "program": program,
-            "topology": topology,
-            "slices": slices,
-            "chips": chips,
-            **{f"mesh_{axis}": size for axis, size in mesh.shape.items()},
             "batch_size": config.batch_size,
             "accumulate": config.accumulate,
             "cache": bool(config.cache),
             "remat": config.model.remat,
-            "attention": config.model.attention,
-            "dtype": config.model.dtype,
             "mu_dtype": config.optimizer.get("mu_dtype", "float32"),
         },
-        seed=config.seed,
-        num_samples=0,
-        metrics={"utilisation": Metric(found.utilisation)},
-        costs=found.costs,
-        protocol={"source": SOURCE},
-        provenance=found.provenance,
     )
 
 

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from ldm_scaling.checkpoint.identity import weights_hash
 from ldm_scaling.checkpoint.state import Checkpoints
 from ldm_scaling.hosts import all_say, check_agreed, is_first, wait_for_all
-from ldm_scaling.sharding import make_mesh, put_batch, put_whole
+from ldm_scaling.sharding import check_batch, make_mesh, put_batch, put_whole
 from ldm_scaling.tasks.base import Task
 from ldm_scaling.train.compilation import cached_compilation
 from ldm_scaling.train.export import export
@@ -190,15 +190,10 @@ def _not_orbax_chatter(record: Any) -> bool:
 
 
 def _check(config: ConfigDict, mesh: Mesh) -> None:
-    shards = mesh.shape["replica"] * mesh.shape["fsdp"]
-    if config.batch_size % (shards * config.accumulate):
-        raise ValueError(
-            f"batch_size={config.batch_size}: must be a multiple of replica * fsdp * accumulate = "
-            f"{shards} * {config.accumulate}"
-        )
     for field in ("num_steps", "log_every", "checkpoint_every", "accumulate", "max_bad_steps"):
         if config[field] < 1:
             raise ValueError(f"{field}={config[field]}: must be at least 1")
+    check_batch(mesh, config.batch_size, config.accumulate)
 
 
 def _checked_hash(frozen: Params, meta: Mapping[str, Any], workdir: Workdir) -> str:

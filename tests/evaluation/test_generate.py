@@ -111,5 +111,5 @@ def test_bad_requests_are_refused(generator, tiny_model, table):
         draw(generator, table, slice(0, 0))
     with pytest.raises(ValueError, match="length=4: the table has 5 rows"):
         draw(generator, table, bucket=4)
-    with pytest.raises(ValueError, match="batch_size=12: must be a positive multiple of the 8"):
+    with pytest.raises(ValueError, match=r"batch_size=12: must be a multiple .* = 8"):
         Generator(tiny_model, batch_size=12, mesh=make_mesh())
