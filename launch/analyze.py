@@ -19,7 +19,7 @@ _AXIS = flags.DEFINE_string(
     "The cost compared; sampling_cost_guided counts guidance's evaluations.",
 )
 _FAMILY = flags.DEFINE_string("family", None, "Which family, where the records hold several.")
-_FIGURE = flags.DEFINE_string("figure", None, "Only this figure, such as figure_9, or pods.")
+_FIGURE = flags.DEFINE_string("figure", None, "Only this one: figure_9, pods, weak_scaling, ...")
 _DATASET = flags.DEFINE_string("dataset", "", "What the images are, in words, for the report.")
 
 

@@ -1,10 +1,11 @@
 """Compiles a run's programs for a TPU slice, without a TPU, and records memory, FLOPs and traffic.
 
-    python launch/compile_report.py --config=configs/pretrain.py:768 --topology=v5p:4x4x4 \\
-        --config.batch_size=2048 --output=compile.jsonl
+    python launch/compile_report.py --config=configs/pods.py:v5p-320 --output=compile.jsonl
+    python launch/compile_report.py --config=configs/pretrain.py:64 --topology=v5e:4x4 \\
+        --config.batch_size=256 --config.cache=True
 
 What is compiled is the training loop's own step. Seconds and utilisation are the compiler's
-estimates. Needs the package libtpu and, for the larger widths, half an hour and 10 GB.
+estimates. Needs the package libtpu and, for the larger widths, half an hour and 20 GB.
 """
 
 import os
@@ -13,7 +14,9 @@ from absl import app, flags
 from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
-TOPOLOGY = flags.DEFINE_string("topology", None, "Chip and shape of a slice, such as v5p:4x4x4.")
+TOPOLOGY = flags.DEFINE_string(
+    "topology", None, "Chip and shape of a slice, such as v5p:4x4x4; default: config.topology."
+)
 SLICES = flags.DEFINE_integer("slices", 1, "Slices, joined by the data-center network.", 1)
 PROGRAM = flags.DEFINE_multi_enum(
     "program", ["train"], ["train", "evaluate", "sample"], "What to compile; may be repeated."
@@ -26,6 +29,9 @@ OUTPUT = flags.DEFINE_string("output", None, "Records; a line is added for each 
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {argv[1:]}")
+    topology = TOPOLOGY.value or CONFIG.value.get("topology")
+    if not topology:
+        raise app.UsageError("name a slice: --topology=v5p:4x4x4, or a config of configs/pods.py")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from ldm_scaling.aot import topology_devices
     from ldm_scaling.evaluation.abstract import sampling_record
@@ -35,7 +41,7 @@ def main(argv):
 
     with explained("compile_report"):
         for program in dict.fromkeys(PROGRAM.value):
-            where = {"topology": TOPOLOGY.value, "slices": SLICES.value}
+            where = {"topology": topology, "slices": SLICES.value}
             if program == "sample":
                 images = IMAGES.value or 4 * len(topology_devices(**where))
                 record = sampling_record(
@@ -52,5 +58,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "topology"])
+    flags.mark_flags_as_required(["config"])
     app.run(main)

@@ -28,6 +28,7 @@ FIGURES: Mapping[str, Callable[[Study, Strips], Drawing]] = {
 
 RECORD_FIGURES: Mapping[str, Callable[[Sequence[Record]], Drawing]] = {
     "pods": figures_compile.figure_pods,
+    "weak_scaling": figures_compile.figure_weak_scaling,
 }
 """Figures that are no part of a study: they read compile records alone."""
 

@@ -6,8 +6,10 @@ that they show is estimated: nothing was run on a TPU.
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from ldm_scaling.analysis import style
@@ -120,6 +122,95 @@ def figure_pods(records: Iterable[Record]) -> Drawing:
         alt="Bars of memory by width, one panel a chip, and utilisation against width.",
         panels=(*(memory(chip) for chip in chips), Panel(lambda f: _utilisation(f, chosen))),
     )
+
+
+def figure_weak_scaling(records: Iterable[Record]) -> Drawing:
+    """Seconds of a step by part against the number of chips, at constant examples a chip.
+
+    Drawn for the width with records at the most numbers of chips.
+
+    Raises:
+      NotEnoughDataError: no width was compiled for three numbers of chips.
+    """
+    series = _scaling(records)
+    if not series:
+        raise NotEnoughDataError(
+            "no width has compiled training steps at three numbers of chips with the same examples "
+            "a chip"
+        )
+    first = series[0]
+    at = first.point
+    each = int(at["batch_size"]) // int(at["chips"])
+    return Drawing(
+        name="weak_scaling",
+        title=f"Weak scaling on paper: width {at['width']}, {each} images a chip",
+        caption="Seconds of a training step as the TPU compiler expects them: computing, traffic "
+        "inside a slice that nothing hides, and traffic between slices at the full bandwidth of "
+        "the data-center network (which may hide behind the backward pass). Estimates; nothing was "
+        "run on a TPU.",
+        alt="Stacked bars of seconds a step against the number of chips, and bytes against it.",
+        panels=(Panel(lambda f: _seconds(f, series)), Panel(lambda f: _bytes(f, series))),
+    )
+
+
+def _scaling(records: Iterable[Record]) -> list[Record]:
+    """Steps that differ only in their chips, by their number; of the longest such series."""
+    series: dict[tuple[Any, ...], dict[tuple[int, int], Record]] = {}
+    for record in records:
+        if record.kind != "compile" or record.point["program"] != "train":
+            continue
+        at = record.point
+        chip, each = str(at["topology"]).split(":")[0], int(at["batch_size"]) / int(at["chips"])
+        same = (at["width"], chip, each, at["remat"], at["accumulate"], at["mesh_tensor"])
+        series.setdefault(same, {})[int(at["chips"]), int(at["slices"])] = record
+    longest = max(series.values(), key=len, default={})
+    return [longest[chips] for chips in sorted(longest)] if len(longest) >= 3 else []
+
+
+def _chips_axis(ax: Axes, series: Sequence[Record]) -> None:
+    def label(record: Record) -> str:
+        slices = int(record.point["slices"])
+        chips = int(record.point["chips"])
+        return f"{slices} x {chips // slices}" if slices > 1 else str(chips)
+
+    ax.set_xticks(range(len(series)), [label(record) for record in series])
+    ax.set_xlabel("chips (slices x chips of each)")
+
+
+def _seconds(figure: Figure | SubFigure, series: Sequence[Record]) -> None:
+    ax = style.axes(figure)
+    inside = np.array([float(r.costs["exposed_seconds"]) for r in series])
+    computing = np.array([float(r.costs["seconds"]) for r in series]) - inside
+    between = np.array([float(r.costs.get("slices_seconds", 0.0)) for r in series])
+    bottom = np.zeros(len(series))
+    labels = ("computing", "inside a slice", "between slices")
+    for height, label, colour in zip(
+        (computing, inside, between), labels, _PART_COLOURS, strict=True
+    ):
+        ax.bar(range(len(series)), height, 0.7, bottom=bottom, color=colour, label=label)
+        bottom += height
+    _chips_axis(ax, series)
+    ax.set_ylim(0, 1.35 * bottom.max())
+    ax.set_ylabel("seconds, estimated")
+    ax.set_title("A training step")
+    ax.legend(loc="upper left", fontsize=8, frameon=False, ncols=3)
+
+
+def _bytes(figure: Figure | SubFigure, series: Sequence[Record]) -> None:
+    ax = style.axes(figure, right=0.9)
+    ends = []
+    for name, label, colour in (
+        ("collective_bytes", "inside a slice", _PART_COLOURS[0]),
+        ("slices_bytes", "between slices", _PART_COLOURS[1]),
+    ):
+        y = [float(r.costs.get(name, 0.0)) / GIB for r in series]
+        ax.plot(range(len(series)), y, "o-", color=colour)
+        ends.append((len(series) - 1.0, y[-1], label, colour))
+    _chips_axis(ax, series)
+    ax.set_ylim(0, None)
+    ax.set_ylabel("GiB that a chip sends in a step")
+    ax.set_title("Traffic of a chip")
+    style.label_lines(ax, ends, where="right")
 
 
 def _best_of_each_width(steps: Sequence[Record], chip: str) -> list[Record]:

@@ -1,0 +1,50 @@
+"""The paper's widths on TPU slices: `configs/pods.py:v5p-768` and so on, for 2048 images a step.
+
+Each is `configs/pretrain.py` of that width with the mesh, accumulation and rematerialisation that
+its compile report recommends (`ldm_scaling/assets/records/pods.jsonl`), training from latents and
+embeddings that `launch/precompute.py` encoded. `topology` is the slice in JAX's words, `slice_type`
+in Google Cloud's (which counts cores where a chip has two).
+"""
+
+import importlib.util
+from pathlib import Path
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from ldm_scaling.naming import check_name
+
+
+class Pod(NamedTuple):
+    """Where a width trains, and how it is spread there."""
+
+    topology: str
+    slice_type: str
+    replica: int
+    fsdp: int
+    accumulate: int = 1
+    remat: str = "none"
+
+
+PODS = {}
+
+
+def get_config(name: str = "v5p-320") -> ConfigDict:
+    pod = PODS[check_name("pod", name, PODS)]
+    config = _pretrain().get_config(name.partition("-")[2])
+    config.mesh = {"replica": pod.replica, "fsdp": pod.fsdp, "tensor": 1}
+    config.accumulate = pod.accumulate
+    config.model.remat = pod.remat
+    config.cache = True
+    config.topology = pod.topology
+    config.slice_type = pod.slice_type
+    return config
+
+
+def _pretrain():
+    # A config file is run by path, not imported: its neighbour has to be found the same way.
+    path = Path(__file__).with_name("pretrain.py")
+    spec = importlib.util.spec_from_file_location("pretrain", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
