@@ -16,18 +16,18 @@ SOURCE = "the TPU compiler's estimate; nothing was run on a TPU"
 LANES = 128
 """Channels that a head takes the room of, or a multiple: the rest of the lanes stay idle."""
 
-_V5P = {"splash_mha_fwd": (5_500, 9_700), "splash_mha_dkv": (11_250, 22_400)}
+_V5P = {"splash_mha_fwd": (4_500, 10_400), "splash_mha_dkv": (10_200, 21_500)}
 FLASH_BUNDLES = {
     "v4": _V5P,  # not counted: the same matrix units
-    "v5e": {"splash_mha_fwd": (5_450, 10_600), "splash_mha_dkv": (11_050, 21_700)},
+    "v5e": {"splash_mha_fwd": (4_500, 10_100), "splash_mha_dkv": (10_100, 20_400)},
     "v5p": _V5P,
-    "v6e": {"splash_mha_fwd": (3_350, 4_300), "splash_mha_dkv": (6_200, 7_700)},
+    "v6e": {"splash_mha_fwd": (3_100, 4_600), "splash_mha_dkv": (5_800, 7_000)},
 }
 """Instruction bundles (one a cycle) that one core takes for 1024 x 1024 scores of one head, for
 heads of one and of two times `LANES`. The compiler gives kernels no cost; these are counted by hand
 in its final schedules of the flash kernels, forward and backward, at 4096 tokens (two times
-`LANES`: at 1024), for heads of 40, 96 and 192 channels. At 1024 tokens a forward kernel takes up to
-20 % more. v5p's matrix units alone would take 4,096 and 10,240 at one times `LANES`."""
+`LANES`: at 1024), for heads of 40, 96, 128 and 192 channels. At 1024 tokens a forward kernel takes
+up to a third more. v5p's matrix units alone would take 4,096 and 10,240 at one times `LANES`."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,10 +28,12 @@ CPU_QUERIES = 512  # queries of a piece on a CPU: its scores stay in the cache
 ACCELERATOR_QUERIES = 1024  # and elsewhere; a number of queries, so that batch size is no matter
 AUTO_CHUNKED_SCORES = 1 << 18  # `auto` takes `chunked` or `flash` from this many scores a head on
 FLASH_LANES = 128  # its blocks are multiples of these
-# Queries, keys, and keys at a time of a block. The backward pass takes all keys in one, where they
-# are up to 4096: each further block writes a gradient of the queries of its own, and their sum took
-# 1.2 of 5.8 ms (estimated for v5p; 8 examples, 8 heads of 40, 4096 tokens).
-FLASH_FORWARD, FLASH_BACKWARD = (1024, 2048, 512), (512, 4096, 512)
+# Queries, keys, and keys at a time of a block. All keys in one block, where they are up to 4096:
+# each further one rescales the forward pass and writes a gradient of the queries of its own, to be
+# added up. Counted in the final schedules for v5p (4096 tokens, heads of 40; instructions for
+# 1024 x 1024 scores): forward 4,430, and 5,480 with (1024, 2048, 512); backward 10,180, and 11,250
+# with (512, 4096, 512).
+FLASH_FORWARD, FLASH_BACKWARD = (512, 4096, 1024), (1024, 4096, 512)
 FLASH_RESIDUALS = "flash attention"
 """The name of what the kernel keeps for its backward pass, for policies of rematerialisation."""
 
