@@ -13,21 +13,24 @@ from ldm_scaling.aot.topology import CHIPS, chip_of
 
 SOURCE = "the TPU compiler's estimate; nothing was run on a TPU"
 
-LANES = 128
-"""Channels that a head takes the room of, or a multiple: the rest of the lanes stay idle."""
-
-_V5P = {"splash_mha_fwd": (4_500, 10_400), "splash_mha_dkv": (10_200, 21_500)}
+_V5P = {
+    "splash_mha_fwd": {64: 4_500, 128: 4_500, 256: 10_400},
+    "splash_mha_dkv": {64: 10_700, 128: 11_900, 256: 22_400},
+}
 FLASH_BUNDLES = {
     "v4": _V5P,  # not counted: the same matrix units
-    "v5e": {"splash_mha_fwd": (4_500, 10_100), "splash_mha_dkv": (10_100, 20_400)},
+    "v5e": _V5P,  # counted: within 3 %
     "v5p": _V5P,
-    "v6e": {"splash_mha_fwd": (3_100, 4_600), "splash_mha_dkv": (5_800, 7_000)},
+    "v6e": {
+        "splash_mha_fwd": {64: 3_100, 128: 3_100, 256: 4_600},
+        "splash_mha_dkv": {64: 7_500, 128: 6_500, 256: 7_800},
+    },
 }
-"""Instruction bundles (one a cycle) that one core takes for 1024 x 1024 scores of one head, for
-heads of one and of two times `LANES`. The compiler gives kernels no cost; these are counted by hand
-in its final schedules of the flash kernels, forward and backward, at 4096 tokens (two times
-`LANES`: at 1024), for heads of 40, 96, 128 and 192 channels. At 1024 tokens a forward kernel takes
-up to a third more. v5p's matrix units alone would take 4,096 and 10,240 at one times `LANES`."""
+"""Instruction bundles (one a cycle) that one core takes for 1024 x 1024 scores of one head of up to
+so many channels. The compiler gives kernels no cost; these are counted by hand in its final
+schedules of the flash kernels, forward and backward: heads of 40, 64 and 96 at 4096 tokens, of 192
+at 1024. At 1024 tokens smaller heads take up to a third more in the forward kernel. The matrix
+units of v5p would need 4,096 and 10,240 for heads of up to 128."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +71,8 @@ def estimate(lowered: Any, topology: str, model_flops: float) -> Estimate:
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
+        if "RESOURCE_EXHAUSTED" not in str(error) or "Vmem" in str(error):
+            raise  # a kernel too big for its core is no matter of the model's size
         raise MemoryError(f"{topology}: does not fit: {str(error).splitlines()[0]}") from error
     seconds = time.monotonic() - start
     costs = _costs(compiled, read(compiled.as_text()), topology, model_flops)
@@ -91,8 +94,8 @@ def kernel_seconds(kernel: Kernel, chip: str) -> float:
         return 0.0
     queries_of, keys_of = [shape for shape in kernel.operands if len(shape) == 4][:2]
     batch, heads, size, queries = queries_of  # tokens along the lanes
-    lanes = -(-size // LANES)
-    each = bundles[0] if lanes == 1 else bundles[1] * lanes / 2
+    counted = next((most for most in bundles if size <= most), max(bundles))
+    each = bundles[counted] * max(1.0, size / counted)
     blocks = batch * heads * (queries / 1024) * (keys_of[3] / 1024)
     return kernel.count * blocks * each / (CHIPS[chip].clock * CHIPS[chip].cores)
 

@@ -28,12 +28,19 @@ CPU_QUERIES = 512  # queries of a piece on a CPU: its scores stay in the cache
 ACCELERATOR_QUERIES = 1024  # and elsewhere; a number of queries, so that batch size is no matter
 AUTO_CHUNKED_SCORES = 1 << 18  # `auto` takes `chunked` or `flash` from this many scores a head on
 FLASH_LANES = 128  # its blocks are multiples of these
-# Queries, keys, and keys at a time of a block. All keys in one block, where they are up to 4096:
-# each further one rescales the forward pass and writes a gradient of the queries of its own, to be
-# added up. Counted in the final schedules for v5p (4096 tokens, heads of 40; instructions for
-# 1024 x 1024 scores): forward 4,430, and 5,480 with (1024, 2048, 512); backward 10,180, and 11,250
-# with (512, 4096, 512).
-FLASH_FORWARD, FLASH_BACKWARD = (512, 4096, 1024), (1024, 4096, 512)
+FLASH_BLOCKS = {
+    64: ((512, 4096, 1024), (512, 4096, 256)),
+    128: ((512, 4096, 1024), (512, 2048, 512)),
+    math.inf: ((512, 2048, 1024), (512, 1024, 512)),
+}
+"""Channels of a head, up to -> blocks (queries, keys, keys at a time), forward and backward.
+
+The more keys a block has, the better: each further block of them rescales the forward pass, and
+writes a gradient of the queries of its own, to be added up. The core's memory limits them. Counted
+in the compiler's final schedules for v5p (4096 tokens, heads of 40; instructions for 1024 x 1024
+scores): forward 4,430, and 5,480 with (1024, 2048, 512); backward 10,620, and 11,250 with
+(512, 4096, 512)."""
+
 FLASH_RESIDUALS = "flash attention"
 """The name of what the kernel keeps for its backward pass, for policies of rematerialisation."""
 
@@ -168,6 +175,8 @@ def _splash(q: Array, k: Array, v: Array, interpret: bool = False) -> Array:
 
     queries, keys, heads = q.shape[1], k.shape[1], q.shape[2]
 
+    forward, backward = next(b for most, b in FLASH_BLOCKS.items() if q.shape[3] <= most)
+
     def blocks(suffix: str, limits: tuple[int, int, int]) -> dict[str, int]:
         names = (f"block_q{suffix}", f"block_kv{suffix}", f"block_kv{suffix}_compute")
         sizes = map(math.gcd, (queries, keys, keys), limits)
@@ -180,8 +189,8 @@ def _splash(q: Array, k: Array, v: Array, interpret: bool = False) -> Array:
         head_shards=1,
         q_seq_shards=1,
         block_sizes=splash.BlockSizes(
-            **blocks("", FLASH_FORWARD),
-            **blocks("_dkv", FLASH_BACKWARD),
+            **blocks("", forward),
+            **blocks("_dkv", backward),
             use_fused_bwd_kernel=True,
             q_layout=layout,
             k_layout=layout,

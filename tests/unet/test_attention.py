@@ -80,8 +80,8 @@ def test_lowering_decides_the_platform(qkv):
 
 def test_flash_is_the_same_mathematics(monkeypatch):
     """The TPU's kernel, interpreted: results and gradients, over several blocks."""
-    monkeypatch.setattr(attention, "FLASH_FORWARD", (128, 256, 128))
-    monkeypatch.setattr(attention, "FLASH_BACKWARD", (128, 128, 128))
+    blocks = ((128, 256, 128), (128, 128, 128))
+    monkeypatch.setattr(attention, "FLASH_BLOCKS", {8: blocks})
     rng = np.random.default_rng(1)
     qkv = tuple(jnp.asarray(rng.normal(size=(2, 256, 2, 8)), jnp.float32) for _ in range(3))
     flash = functools.partial(attention._splash, interpret=True)
