@@ -161,3 +161,18 @@ print("total", float(total), "of", jax.device_count(), "devices")
     assert status == 0, lines
     totals = [line for line in lines if "total" in line]
     assert sorted(totals) == [f"[{i}] total 222.0 of 6 devices" for i in range(3)]
+
+
+@pytest.mark.slow
+def test_processes_share_the_encoding_of_a_source(tmp_path):
+    output = subprocess.run(
+        ["bash", ROOT / "launch" / "local_pod.sh", "2", "launch/precompute.py",
+         "--config=configs/pretrain.py:micro-8", f"--output={tmp_path}", "--shard_examples=1024"],
+        env={**os.environ, "PYTHON": sys.executable, "XLA_FLAGS": ""},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1200,
+    )  # fmt: skip
+    assert output.returncode == 0, output.stdout[-2000:] + output.stderr[-2000:]
+    said = output.stdout + output.stderr
+    for index in (0, 1):  # of the 4 files of 3,430 emoji
+        assert re.search(rf"^\[{index}\].*train: encoding 2 of 4 files", said, re.MULTILINE)
+    assert len(list((tmp_path / "train").glob("encoded.array_record-*-of-00004"))) == 4
