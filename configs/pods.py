@@ -26,7 +26,9 @@ class Pod(NamedTuple):
     remat: str = "none"
 
 
-PODS = {}
+PODS = {
+    "v5p-320": Pod("v5p:4x4x4", "v5p-128", replica=4, fsdp=16),
+}
 
 
 def get_config(name: str = "v5p-320") -> ConfigDict:

@@ -8,13 +8,16 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
+import ldm_scaling
 from ldm_scaling.encoders import AutoencoderConfig
+from ldm_scaling.records import read_records
 from ldm_scaling.tasks import AutoencoderLoss
 from ldm_scaling.train.assemble import from_fields
 from ldm_scaling.train.optimizer import make_optimizer
 from ldm_scaling.train.workdir import RESUMABLE, flatten
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+ASSETS = Path(ldm_scaling.__file__).parent / "assets"
 
 
 @pytest.fixture
@@ -32,11 +35,15 @@ def parse(monkeypatch):
     return parse
 
 
-def get_config(name, argument):
+def load(name):
     spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config(argument)
+    return module
+
+
+def get_config(name, argument):
+    return load(name).get_config(argument)
 
 
 @pytest.mark.parametrize("size", ["micro", "sd"])
@@ -53,6 +60,7 @@ def test_autoencoder_configs_say_something_that_exists(size):
     ("name", "argument", "nearest"),
     [
         ("autoencoder", "mikro", "'micro'"),
+        ("pods", "v5p-32", "'v5p-320'"),
         ("pretrain", "300", "'288'"),
         ("pretrain", "micro-31", "'micro-32'"),
         ("pretrain", "micro", "'micro-"),
@@ -62,6 +70,24 @@ def test_autoencoder_configs_say_something_that_exists(size):
 def test_unknown_argument_names_the_nearest(name, argument, nearest):
     with pytest.raises(ValueError, match=f"did you mean {nearest}"):
         get_config(name, argument)
+
+
+def test_pods_are_what_was_compiled():
+    """Every recommended slice has its record, made with these settings, and the model fits."""
+    records = {
+        (r.point["topology"], r.point["width"]): r
+        for r in read_records(ASSETS / "records" / "pods.jsonl")
+        if r.point["program"] == "train"
+    }
+    for name in load("pods").PODS:
+        config = get_config("pods", name)
+        record = records[config.topology, config.width]
+        for axis in ("replica", "fsdp", "tensor"):
+            assert record.point[f"mesh_{axis}"] == config.mesh[axis]
+        for field in ("batch_size", "accumulate", "cache"):
+            assert record.point[field] == config[field]
+        assert record.point["remat"] == config.model.remat
+        assert record.costs["hbm_bytes"] < record.costs["hbm_capacity"]
 
 
 def test_overrides_reach_the_config(parse):
