@@ -15,8 +15,7 @@ from ldm_scaling.records import Record
 from ldm_scaling.sharding import batch_sharding, check_batch, explain, make_mesh
 from ldm_scaling.tasks import FrozenEncoders, PretrainTask
 from ldm_scaling.train.assemble import assemble
-from ldm_scaling.train.optimizer import make_optimizer
-from ldm_scaling.train.step import build
+from ldm_scaling.train.step import build_from
 from ldm_scaling.unet import unet_config
 
 PROGRAMS = ("train", "evaluate")
@@ -76,14 +75,7 @@ def sharding_table(config: ConfigDict, workdir: Path) -> str:
 
 def lower(config: ConfigDict, task: PretrainTask, mesh: Mesh, program: str) -> Any:
     """Lowers one of `PROGRAMS` for a mesh, just as the loop builds it; allocates nothing."""
-    built = build(
-        task,
-        make_optimizer(config.optimizer),
-        mesh,
-        seed=config.seed,
-        ema_decay=config.ema_decay,
-        accumulate=config.accumulate,
-    )
+    built = build_from(config, task, mesh)
     batch = abstract_batch(config, task, mesh)
     frozen = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),

@@ -29,10 +29,9 @@ from ldm_scaling.train.compilation import cached_compilation
 from ldm_scaling.train.export import export
 from ldm_scaling.train.goodput import Goodput
 from ldm_scaling.train.interrupt import Interrupt
-from ldm_scaling.train.optimizer import make_optimizer
 from ldm_scaling.train.report import PROGRESS, Report
 from ldm_scaling.train.state import TrainState
-from ldm_scaling.train.step import build
+from ldm_scaling.train.step import build_from
 from ldm_scaling.train.workdir import ForeignWorkdirError, Workdir, claim_workdir
 from ldm_scaling.types import Batch, Params
 
@@ -96,14 +95,7 @@ def run(
     _check(config, mesh)
     goodput = goodput or Goodput()
     workdir = workdir if isinstance(workdir, Workdir) else Workdir(workdir)
-    program = build(
-        task,
-        make_optimizer(config.optimizer),
-        mesh,
-        seed=config.seed,
-        ema_decay=config.ema_decay,
-        accumulate=config.accumulate,
-    )
+    program = build_from(config, task, mesh)
     train_step = goodput.compiling(program.step)
     evaluate = goodput.compiling(program.evaluate)
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from ldm_scaling.sharding import (
     MIN_SHARD_SIZE,
@@ -16,6 +17,7 @@ from ldm_scaling.sharding import (
     within,
 )
 from ldm_scaling.tasks.base import Task
+from ldm_scaling.train.optimizer import make_optimizer
 from ldm_scaling.train.state import TrainState, abstract_state, init_state, state_shardings
 from ldm_scaling.types import Batch, Keys, Params
 
@@ -82,6 +84,18 @@ def build(
         ),
         state=abstract_state(abstract, shardings),
         frozen=frozen,
+    )
+
+
+def build_from(config: ConfigDict, task: Task, mesh: Mesh) -> Program:
+    """`build` with a run's own optimizer, seed, average and accumulation."""
+    return build(
+        task,
+        make_optimizer(config.optimizer),
+        mesh,
+        seed=config.seed,
+        ema_decay=config.ema_decay,
+        accumulate=config.accumulate,
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 from ldm_scaling.checkpoint.state import Checkpoints
 from ldm_scaling.records import read_records
 from ldm_scaling.sharding import make_mesh
-from ldm_scaling.train import loop
+from ldm_scaling.train import loop, step
 from ldm_scaling.train.interrupt import Interrupt
 from ldm_scaling.train.report import BadStepsError
 from ldm_scaling.train.workdir import ForeignWorkdirError
@@ -31,9 +31,10 @@ def programs():
             built[key] = original(task, optimizer, mesh, **kwargs)
         return built[key]
 
-    original, loop.build = loop.build, build
+    original, step.build = step.build, build
     yield built
-    loop.build = original
+    step.build = original
+    assert built
     assert [program.step._cache_size() for program in built.values()] == [1] * len(built)
 
 

@@ -44,7 +44,7 @@ class SlowlyTraced(ToyTask):
 
 def main(argv):
     from ldm_scaling.sharding import local_rows, make_mesh
-    from ldm_scaling.train import loop, report
+    from ldm_scaling.train import loop, report, step
 
     options = json.loads(OPTIONS.value)
 
@@ -57,7 +57,7 @@ def main(argv):
 
     with running("toy"):
         report.Report._open = lambda self, params: setattr(self, "_writer", NoTensorBoard())
-        loop.build = functools.partial(loop.build, min_shard_size=1)  # everything is sharded
+        step.build = functools.partial(step.build, min_shard_size=1)  # everything is sharded
         config = toy_config(**options["config"])
         mesh = make_mesh(**options["mesh"])
         rows = local_rows(mesh, config.batch_size)
