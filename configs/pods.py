@@ -6,7 +6,7 @@ embeddings that `launch/precompute.py` encoded. `topology` is the slice in JAX's
 in Google Cloud's (which counts cores where a chip has two).
 """
 
-import importlib.util
+import runpy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +33,9 @@ PODS = {
 
 def get_config(name: str = "v5p-320") -> ConfigDict:
     pod = PODS[check_name("pod", name, PODS)]
-    config = _pretrain().get_config(name.partition("-")[2])
+    # A config file is run by path, not imported: so is its neighbour.
+    pretrain = runpy.run_path(str(Path(__file__).with_name("pretrain.py")))
+    config = pretrain["get_config"](name.partition("-")[2])
     config.mesh = {"replica": pod.replica, "fsdp": pod.fsdp, "tensor": 1}
     config.accumulate = pod.accumulate
     config.model.remat = pod.remat
@@ -41,12 +43,3 @@ def get_config(name: str = "v5p-320") -> ConfigDict:
     config.topology = pod.topology
     config.slice_type = pod.slice_type
     return config
-
-
-def _pretrain():
-    # A config file is run by path, not imported: its neighbour has to be found the same way.
-    path = Path(__file__).with_name("pretrain.py")
-    spec = importlib.util.spec_from_file_location("pretrain", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

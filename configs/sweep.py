@@ -3,15 +3,12 @@
 The same grid as `configs/study.py`, of which it is the long form by default: one job a point.
 """
 
-import importlib.util
+import runpy
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 
 def get_config(study: str = "micro-full") -> ConfigDict:
-    # A config file is run by path, not imported: its neighbour has to be found the same way.
-    spec = importlib.util.spec_from_file_location("study", Path(__file__).with_name("study.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(study)
+    # A config file is run by path, not imported: so is its neighbour.
+    return runpy.run_path(str(Path(__file__).with_name("study.py")))["get_config"](study)

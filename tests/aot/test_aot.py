@@ -1,7 +1,7 @@
 """The loop's own step, compiled by the TPU's compiler on a machine without a TPU."""
 
-import importlib.util
 import math
+import runpy
 from pathlib import Path
 
 import jax
@@ -33,10 +33,7 @@ pytest.importorskip("libtpu", reason="the TPU's compiler is for Linux on x86-64"
 
 def tiny_config(**changes):
     """A network of two levels at 8x8 latents: everything that the big ones have, in seconds."""
-    spec = importlib.util.spec_from_file_location("pretrain", CONFIGS / "pretrain.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config("64")
+    config = runpy.run_path(str(CONFIGS / "pretrain.py"))["get_config"]("64")
     config.unlock()
     config.data.image_size = 64
     config.batch_size = 16

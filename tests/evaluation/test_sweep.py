@@ -1,7 +1,7 @@
 import dataclasses
 import errno
-import importlib.util
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -257,10 +257,7 @@ def test_prompts_repeat_in_turn(config, tmp_path):
 
 def get_config(file, argument):
     path = Path(__file__).parents[2] / "configs" / file
-    spec = importlib.util.spec_from_file_location("config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(*argument)
+    return runpy.run_path(str(path))["get_config"](*argument)
 
 
 @pytest.mark.parametrize("study", ["micro", "micro-full", "micro-training"])

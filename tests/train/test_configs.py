@@ -1,6 +1,6 @@
 """The configs as a user meets them: `--config=FILE:ARGUMENT --config.FIELD=VALUE`."""
 
-import importlib.util
+import runpy
 import sys
 from pathlib import Path
 
@@ -36,14 +36,11 @@ def parse(monkeypatch):
 
 
 def load(name):
-    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return runpy.run_path(str(CONFIGS / f"{name}.py"))
 
 
 def get_config(name, argument):
-    return load(name).get_config(argument)
+    return load(name)["get_config"](argument)
 
 
 @pytest.mark.parametrize("size", ["micro", "sd"])
@@ -79,7 +76,7 @@ def test_pods_are_what_was_compiled():
         for r in read_records(ASSETS / "records" / "pods.jsonl")
         if r.point["program"] == "train"
     }
-    for name in load("pods").PODS:
+    for name in load("pods")["PODS"]:
         config = get_config("pods", name)
         record = records[config.topology, config.width]
         for axis in ("replica", "fsdp", "tensor"):
