@@ -85,7 +85,9 @@ class Downsample(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
         """Returns [B, H / 2, W / 2, channels]."""
-        return conv(self.channels, 3, self.dtype, strides=(2, 2), name="conv")(x)
+        return keep_examples_apart(
+            conv(self.channels, 3, self.dtype, strides=(2, 2), name="conv")(x)
+        )
 
 
 class Upsample(nn.Module):
@@ -100,7 +102,7 @@ class Upsample(nn.Module):
         batch, height, width, channels = x.shape
         x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
         x = x.reshape(batch, 2 * height, 2 * width, channels)
-        return conv(self.channels, 3, self.dtype, name="conv")(x)
+        return keep_examples_apart(conv(self.channels, 3, self.dtype, name="conv")(x))
 
 
 class Transformer(nn.Module):

@@ -50,7 +50,7 @@ def test_mesh_that_does_not_fit_is_refused(sizes):
         ((3, 3, 320, 1024), P(None, None, None, "fsdp")),  # both fill their tiles: the larger
         ((1280, 320), P("fsdp")),
         ((320, 320), P("fsdp")),
-        ((1024, 1024), P(None, "fsdp")),  # the last of equals
+        ((1024, 1024), P("fsdp")),  # the first of equals
         ((1001, 320), P(None, "fsdp")),  # the only one that divides
         ((1001, 321), P()),  # nothing divides
         ((320,), P()),  # below the floor
