@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 import jax
+from absl import logging
 
 from ldm_scaling.aot.reading import Kernel, Reading, read
 from ldm_scaling.aot.topology import CHIPS, chip_of
@@ -76,6 +77,12 @@ def estimate(lowered: Any, topology: str, model_flops: float) -> Estimate:
         raise MemoryError(f"{topology}: does not fit: {str(error).splitlines()[0]}") from error
     seconds = time.monotonic() - start
     costs = _costs(compiled, read(compiled.as_text()), topology, model_flops)
+    if costs["unknown_loops"]:
+        logging.warning(
+            "%s: %d loops do not tell how often they turn and count once, so the estimate is too "
+            "low; a mesh with replica > 1 may have none",
+            topology, costs["unknown_loops"],
+        )  # fmt: skip
     return Estimate(
         utilisation=model_flops / costs["seconds"] / chip_of(topology).flops,
         costs=costs,

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from ldm_scaling.sharding.rules import MIN_SHARD_SIZE, param_shardings, path_name
 
@@ -31,7 +31,9 @@ class Placement(NamedTuple):
     reason: str
 
 
-def placements(mesh: Mesh, params: Any, min_size: int = MIN_SHARD_SIZE) -> list[Placement]:
+def placements(
+    mesh: Mesh | AbstractMesh, params: Any, min_size: int = MIN_SHARD_SIZE
+) -> list[Placement]:
     """One row for each array (or abstract array) of `params`, by `param_shardings`' rules."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     shardings = jax.tree.leaves(param_shardings(mesh, params, min_size))
@@ -51,11 +53,13 @@ def placements(mesh: Mesh, params: Any, min_size: int = MIN_SHARD_SIZE) -> list[
     return rows
 
 
-def explain(mesh: Mesh, trees: dict[str, Any], min_size: int = MIN_SHARD_SIZE) -> str:
+def explain(
+    mesh: Mesh | AbstractMesh, trees: dict[str, Any], min_size: int = MIN_SHARD_SIZE
+) -> str:
     """The table in words, for each named tree, with sums and what stays replicated.
 
     Args:
-      mesh: of the run.
+      mesh: of the run, or of its sizes alone.
       trees: title -> parameters, such as {"trained": ..., "frozen": ...}.
       min_size: as `param_shardings`.
     """
@@ -65,7 +69,9 @@ def explain(mesh: Mesh, trees: dict[str, Any], min_size: int = MIN_SHARD_SIZE) -
     )
 
 
-def _reason(mesh: Mesh, shape: tuple[int, ...], spec: Iterable[Any], min_size: int) -> str:
+def _reason(
+    mesh: Mesh | AbstractMesh, shape: tuple[int, ...], spec: Iterable[Any], min_size: int
+) -> str:
     fsdp, spec = mesh.shape["fsdp"], tuple(spec)
     if "fsdp" in spec:
         return ""

@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from ldm_scaling.placement import BATCH_AXES
 from ldm_scaling.sharding.tensor import Axes, matched
@@ -67,7 +67,7 @@ def tiled_size(shape: tuple[int, ...]) -> int:
     return math.prod(padded)
 
 
-def param_shardings(mesh: Mesh, params: Any, min_size: int = MIN_SHARD_SIZE) -> Any:
+def param_shardings(mesh: Mesh | AbstractMesh, params: Any, min_size: int = MIN_SHARD_SIZE) -> Any:
     """The sharding of every array (or abstract array) of `params`, as a tree like it.
 
     Tensor rules first, then the FSDP rule on the axes that they leave. Raises as `tensor.matched`.

@@ -5,14 +5,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from ml_collections import ConfigDict
 
 from ldm_scaling.aot import record_of, topology_devices
 from ldm_scaling.diffusion import Schedule
 from ldm_scaling.encoders import Autoencoder, AutoencoderConfig, Bert, BertConfig
 from ldm_scaling.records import Record
-from ldm_scaling.sharding import batch_sharding, check_batch, explain, make_mesh
+from ldm_scaling.sharding import AXES, batch_sharding, check_batch, explain, make_mesh
 from ldm_scaling.tasks import FrozenEncoders, PretrainTask
 from ldm_scaling.train.assemble import assemble
 from ldm_scaling.train.step import build_from
@@ -60,14 +60,22 @@ def compile_record(
 
 
 def sharding_table(config: ConfigDict, workdir: Path) -> str:
-    """Where every trained and frozen parameter of a run lies on this machine's devices, in words.
+    """Where every trained and frozen parameter of a run lies, in words.
 
-    Of the paper's family nothing is loaded; other runs are assembled as if to be trained.
+    Of the paper's family nothing is loaded, and where `config.mesh` gives the size of each axis,
+    such as that of a pod, this machine needs no such devices. Other runs are assembled as if to be
+    trained, on this machine's devices.
     """
-    mesh = make_mesh(**config.mesh)
+    sizes = dict(config.mesh)
+    mesh: Mesh | AbstractMesh
     if config.task == "pretrain" and config.family == "paper":
         task: Any = abstract_task(config)
+        whole = min(sizes.values()) > 0
+        mesh = (
+            AbstractMesh(tuple(sizes[axis] for axis in AXES), AXES) if whole else make_mesh(**sizes)
+        )
     else:
+        mesh = make_mesh(**sizes)
         task = assemble(config, workdir, mesh)[0]
     trained = jax.eval_shape(task.init, jax.random.key(0))
     return explain(mesh, {"trained": trained, "frozen": dict(task.frozen)})

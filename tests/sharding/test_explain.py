@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from ldm_scaling.sharding import explain, make_mesh, placements
 
@@ -45,17 +46,32 @@ def test_one_device_spreads_nothing():
     assert {row.reason for row in rows} == {"the fsdp axis has size 1"}
 
 
-def test_the_command_tells_where_the_5b_model_would_lie(tmp_path):
-    """Without data, weights or a run: the table alone, for as many devices as there are."""
+ONE_KERNEL = "mid_block/attentions_0/transformer_blocks_0/attn1/to_q/kernel"
+
+
+@pytest.mark.parametrize(
+    ("config", "overrides", "mesh", "kernel"),
+    [
+        (  # for as many devices as there are
+            "pretrain.py:768", ["--config.mesh.tensor=2"], "replica 1 x fsdp 4 x tensor 2",
+            ["3072x3072", "fsdp,", "tensor", f"{4 * 3072 * 3072 // 8:,}"],
+        ),
+        (  # for a pod
+            "pods.py:v5p-768", [], "replica 4 x fsdp 16 x tensor 1",
+            ["3072x3072", "fsdp", f"{4 * 3072 * 3072 // 16:,}"],
+        ),
+    ],
+)  # fmt: skip
+def test_the_command_tells_where_the_5b_model_would_lie(tmp_path, config, overrides, mesh, kernel):
+    """Without data, weights or a run: the table alone."""
     root = Path(__file__).parents[2]
     command = [
-        sys.executable, root / "launch" / "train.py", f"--config={root}/configs/pretrain.py:768",
-        f"--workdir={tmp_path / 'run'}", "--explain_sharding", "--config.mesh.tensor=2",
+        sys.executable, root / "launch" / "train.py", f"--config={root}/configs/{config}",
+        f"--workdir={tmp_path / 'run'}", "--explain_sharding", *overrides,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "Mesh: replica 1 x fsdp 4 x tensor 2" in done.stdout
+    assert f"Mesh: {mesh}" in done.stdout
     rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if "/" in line}
-    name = "mid_block/attentions_0/transformer_blocks_0/attn1/to_q/kernel"
-    assert rows[name] == ["3072x3072", "fsdp,", "tensor", f"{4 * 3072 * 3072 // 8:,}"]
+    assert rows[ONE_KERNEL] == kernel
     assert "frozen: " in done.stdout
     assert not (tmp_path / "run").exists()
