@@ -9,6 +9,7 @@ from absl import flags
 from ml_collections import config_flags
 
 import ldm_scaling
+from ldm_scaling.analysis.figures_compile import pod_rows, table
 from ldm_scaling.encoders import AutoencoderConfig
 from ldm_scaling.records import read_records
 from ldm_scaling.tasks import AutoencoderLoss
@@ -85,6 +86,11 @@ def test_pods_are_what_was_compiled():
             assert record.point[field] == config[field]
         assert record.point["remat"] == config.model.remat
         assert record.costs["hbm_bytes"] < record.costs["hbm_capacity"]
+
+
+def test_the_readme_shows_the_recommended_slices():
+    records = read_records(ASSETS / "records" / "pods.jsonl")
+    assert table(pod_rows(records)) in (CONFIGS.parent / "README.md").read_text()
 
 
 def test_overrides_reach_the_config(parse):
