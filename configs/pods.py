@@ -28,6 +28,7 @@ class Pod(NamedTuple):
 
 PODS = {
     "v5p-64": Pod("v5p:4x4x4", "v5p-128", replica=4, fsdp=16),
+    "v5p-96": Pod("v5p:4x4x4", "v5p-128", replica=4, fsdp=16),
     "v5p-128": Pod("v5p:4x4x4", "v5p-128", replica=4, fsdp=16),
     "v5p-192": Pod("v5p:4x4x4", "v5p-128", replica=4, fsdp=16),
     "v5p-256": Pod("v5p:4x4x4", "v5p-128", replica=4, fsdp=16),
