@@ -1,8 +1,8 @@
 """Compiles a run's programs for a TPU slice, without a TPU, and records memory, FLOPs and traffic.
 
     python launch/compile_report.py --config=configs/pods.py:v5p-320 --output=compile.jsonl
-    python launch/compile_report.py --config=configs/pretrain.py:64 --topology=v5e:4x4 \\
-        --config.batch_size=256 --config.cache=True
+    python launch/compile_report.py --config=configs/pretrain.py:64 --topology=v5p:2x2x1 \\
+        --config.batch_size=128 --config.model.remat=none --config.cache=True
 
 What is compiled is the training loop's own step. Seconds and utilisation are the compiler's
 estimates. Needs the package libtpu; the 866M model took 10 minutes and 18 GB on two cores.

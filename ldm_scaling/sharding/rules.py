@@ -33,9 +33,9 @@ def fsdp_spec(
     slice of the weights, and gathers the rest when a layer needs it. The axis is the one whose
     slices take the least memory in tiles, the largest of equals, the first of those. 64 slices of
     the last axis of a [3, 3, 320, 320] kernel, 5 wide, would take 26 times their size. The first,
-    because the compiler sums the gradient of a square kernel that is cut along its outputs on
-    every device in full (*measured* for 64 chips, [3, 3, 2048, 2048] over 16 of them), and
-    scatters the sum of one that is cut along its inputs.
+    because a TPU's compiler sums the gradient of a square kernel that is cut along its outputs on
+    every device in full (seen with [3, 3, 2048, 2048] over 16 of 64 chips), and scatters the sum
+    of one that is cut along its inputs.
 
     Args:
       shape: of the parameter.

@@ -70,10 +70,8 @@ def sharding_table(config: ConfigDict, workdir: Path) -> str:
     mesh: Mesh | AbstractMesh
     if config.task == "pretrain" and config.family == "paper":
         task: Any = abstract_task(config)
-        whole = min(sizes.values()) > 0
-        mesh = (
-            AbstractMesh(tuple(sizes[axis] for axis in AXES), AXES) if whole else make_mesh(**sizes)
-        )
+        given = tuple(sizes[axis] for axis in AXES)
+        mesh = AbstractMesh(given, AXES) if min(given) > 0 else make_mesh(**sizes)
     else:
         mesh = make_mesh(**sizes)
         task = assemble(config, workdir, mesh)[0]

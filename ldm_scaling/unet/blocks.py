@@ -85,9 +85,8 @@ class Downsample(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
         """Returns [B, H / 2, W / 2, channels]."""
-        return keep_examples_apart(
-            conv(self.channels, 3, self.dtype, strides=(2, 2), name="conv")(x)
-        )
+        x = conv(self.channels, 3, self.dtype, strides=(2, 2), name="conv")(x)
+        return keep_examples_apart(x)
 
 
 class Upsample(nn.Module):

@@ -6,10 +6,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ldm_scaling.aot import (
-    read,
-    topology_devices,
-)
+from ldm_scaling.aot import read, topology_devices
 from ldm_scaling.placement import BATCH_AXES
 from ldm_scaling.sharding import make_mesh, param_shardings, within
 from ldm_scaling.unet.attention import Attention
@@ -58,4 +55,5 @@ def test_resampling_moves_no_examples():
     assert set(found) == {"all-gather", "reduce-scatter", "all-reduce"}
     assert found["all-gather"].bytes <= 2 * 2 * weights
     assert found["reduce-scatter"].bytes <= 2 * weights
-    assert found["all-reduce"].bytes <= 4 * weights / 4 + 1e5
+    # Over the replicas: the slices of the gradient, in bfloat16. The rest is biases and statistics.
+    assert found["all-reduce"].bytes <= 2 * weights / 4 + 1e5
