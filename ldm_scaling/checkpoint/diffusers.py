@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import jax
-import numpy as np
 from absl import logging
 from etils import epath
 
 from ldm_scaling.checkpoint import diffusers_config, names
 from ldm_scaling.checkpoint.merge import KeyMismatchError, key_diff
+from ldm_scaling.checkpoint.stored import AnyArray
 from ldm_scaling.checkpoint.weights_file import read_json, read_weights, write_json, write_weights
 from ldm_scaling.encoders.autoencoder import Autoencoder, AutoencoderConfig
 from ldm_scaling.encoders.bert import Bert, BertConfig
@@ -30,7 +30,7 @@ from ldm_scaling.unet.unet import UNet
 WEIGHTS = "diffusion_pytorch_model"
 TEXT_ENCODER_WEIGHTS = "model"
 Folder: TypeAlias = str | os.PathLike[str]
-State: TypeAlias = Mapping[str, np.ndarray]  # names as in the file -> arrays
+State: TypeAlias = Mapping[str, AnyArray]  # names as in the file -> arrays
 
 # Attention of autoencoders saved before diffusers 0.12, some with 1x1 convolutions for layers.
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -140,11 +140,11 @@ def _save(
     write_json(epath.Path(folder) / "config.json", config)
 
 
-def _renamed_attention(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
+def _renamed_attention(name: str, array: AnyArray) -> tuple[str, AnyArray]:
     match = re.fullmatch(r"(.*\.attentions\.\d+)\.(\w+)\.(weight|bias)", name)
     if match is None or match[2] not in _OLD_ATTENTION:
         return name, array
-    if array.ndim == 4:
+    if len(array.shape) == 4:  # a 1x1 convolution, now a linear layer
         array = array[:, :, 0, 0]
     return f"{match[1]}.{_OLD_ATTENTION[match[2]]}.{match[3]}", array
 

@@ -17,6 +17,7 @@ import numpy as np
 from flax import traverse_util
 
 from ldm_scaling.checkpoint.merge import KeyMismatchError, key_diff
+from ldm_scaling.checkpoint.stored import AnyArray, Stored
 from ldm_scaling.types import Params
 
 _LEAF_NAMES = {
@@ -45,18 +46,25 @@ def file_shapes(template: Params) -> dict[str, tuple[int, ...]]:
     return {file_name(path): _file_shape(path, leaf.shape) for path, leaf in flat.items()}
 
 
-def to_file(params: Params) -> dict[str, np.ndarray]:
-    """Parameters -> what a PyTorch state dict of the same network holds, C-contiguous arrays."""
+def to_file(params: Params) -> dict[str, Stored]:
+    """Parameters -> what a PyTorch state dict of the same network holds, C-contiguous arrays.
+
+    Each is made when it is asked for, so that the whole is not in memory a second time.
+    """
+
+    def entry(path: tuple[str, ...], leaf: Any) -> Stored:
+        return Stored(_file_shape(path, leaf.shape), lambda: _to_file(path, np.asarray(leaf)))
+
     flat = traverse_util.flatten_dict(dict(params))
-    return {file_name(path): _to_file(path, np.asarray(leaf)) for path, leaf in flat.items()}
+    return {file_name(path): entry(path, leaf) for path, leaf in flat.items()}
 
 
-def from_file(template: Params, state: Mapping[str, np.ndarray], source: str) -> dict[str, Any]:
+def from_file(template: Params, state: Mapping[str, AnyArray], source: str) -> dict[str, Any]:
     """State dict -> parameters, numpy float32, in the template's structure.
 
     Args:
       template: tree of `jax.ShapeDtypeStruct` or arrays.
-      state: name -> array of any float dtype.
+      state: name -> array of any float dtype; read one at a time, none is kept.
       source: where the state comes from, for the message.
 
     Raises:
@@ -91,7 +99,7 @@ def _to_file(path: tuple[str, ...], array: np.ndarray) -> np.ndarray:
     return ordered.reshape(_file_shape(path, array.shape))
 
 
-def _from_file(path: tuple[str, ...], array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _from_file(path: tuple[str, ...], array: AnyArray, shape: tuple[int, ...]) -> np.ndarray:
     axes = _axes(path, len(shape))
     ordered = np.asarray(array).reshape(tuple(shape[axis] for axis in axes))
     return np.asarray(ordered.transpose(np.argsort(axes)), order="C")

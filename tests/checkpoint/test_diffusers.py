@@ -99,6 +99,7 @@ def test_names_are_distinct_and_shapes_agree(name):
     state = names.to_file(params)
     assert len(state) == len(jax.tree.leaves(params))
     assert {k: v.shape for k, v in state.items()} == shapes
+    assert {k: np.asarray(v).shape for k, v in state.items()} == shapes
 
 
 def test_missing_unexpected_and_misshapen_raise_with_the_difference(state, config):
