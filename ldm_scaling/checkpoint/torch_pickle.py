@@ -42,6 +42,8 @@ class RefusedPickleError(ValueError):
 def load_torch_state(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """A state dict: name -> array, as stored (dtype and shape of the tensor).
 
+    Where the file holds more and the state dict is its entry "state_dict", the rest is left aside.
+
     Raises:
       FileNotFoundError: no such file.
       RefusedPickleError: it would load or call something other than tensors (the message names
@@ -55,6 +57,8 @@ def load_torch_state(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             state = read(file)
             if not isinstance(state, dict):
                 raise RefusedPickleError(f"holds a {type(state).__name__}, not a state dict")
+            if isinstance(state.get("state_dict"), dict):  # a checkpoint of PyTorch Lightning
+                state = state["state_dict"]
             return {str(name): _array(name, tensor) for name, tensor in state.items()}
     except RefusedPickleError as error:
         raise RefusedPickleError(f"{path}: {error}") from None

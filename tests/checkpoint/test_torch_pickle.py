@@ -107,6 +107,14 @@ def test_tensors_are_read_with_their_strides(tmp_path, write):
         assert np.array_equal(found[name], array)
 
 
+def test_the_state_dict_of_a_training_checkpoint_is_found(tmp_path, write):
+    weight = tensor("FloatStorage", "0", 12, (12,), (1,))
+    write(tmp_path / "a.ckpt", {"epoch": 3, "state_dict": {"weight": weight}}, {"0": NUMBERS})
+    [(name, array)] = load_torch_state(tmp_path / "a.ckpt").items()
+    assert name == "weight"
+    assert np.array_equal(array, NUMBERS)
+
+
 @pytest.mark.parametrize(
     "module_and_name",
     [
