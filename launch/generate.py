@@ -1,0 +1,67 @@
+"""Draws one image for each caption of a file into a folder, to be scored or looked at.
+
+    python launch/generate.py --model=micro-48 --captions=captions.txt --output=drawn
+    python launch/generate.py --model=FOLDER --captions=annotations/captions_val2014.json \\
+        --choice=mlperf --count=30000 --output=drawn --index=3 --of=8
+
+Stop it at any point and start it again: no finished image is drawn twice. Jobs of an array
+(--index, --of) share a folder. The result depends neither on the batch size nor on the devices.
+"""
+
+from pathlib import Path
+
+from absl import app, flags
+
+MODEL = flags.DEFINE_string(
+    "model", "micro-48", "A packaged model, or a folder in the diffusers layout."
+)
+CAPTIONS = flags.DEFINE_string(
+    "captions", None, "COCO annotations (.json), .jsonl, .tsv, .csv, or text, one caption a line."
+)
+CHOICE = flags.DEFINE_string(
+    "choice", "all", "all; first: one caption an image; mlperf: shuffled as MLPerf does."
+)
+COUNT = flags.DEFINE_integer("count", None, "At most so many images.", lower_bound=1)
+OUTPUT = flags.DEFINE_string("output", None, "Folder of the images; gone on with if it is one.")
+SAMPLER = flags.DEFINE_string("sampler", "ddim", "ddim, ddpm or dpmpp_2m.")
+STEPS = flags.DEFINE_integer("steps", 50, "Sampling steps, 1 to 1000.")
+GUIDANCE = flags.DEFINE_float("guidance", 7.5, "Classifier-free guidance rate; 1 is none.")
+SPACING = flags.DEFINE_string("spacing", None, "Of the timesteps; default the model's own.")
+SEED = flags.DEFINE_integer("seed", 0, "Seed of all noise.")
+BATCH = flags.DEFINE_integer("batch_size", 16, "Images drawn at a time, on all devices.", 1)
+INDEX = flags.DEFINE_integer("index", 0, "Which job of an array this is.", lower_bound=0)
+OF = flags.DEFINE_integer("of", 1, "How many jobs the array has.", lower_bound=1)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown arguments: {argv[1:]}")
+    from ldm_scaling.evaluation.captions import read_captions
+    from ldm_scaling.evaluation.folder import draw_folder
+    from ldm_scaling.evaluation.model import Model
+    from ldm_scaling.launching import explained
+    from ldm_scaling.sharding import make_mesh
+
+    output = Path(OUTPUT.value)
+    with explained("generate"):
+        captions = read_captions(Path(CAPTIONS.value), choice=CHOICE.value, count=COUNT.value)
+        drawn = draw_folder(
+            Model.from_folder(MODEL.value),
+            captions,
+            output,
+            sampler=SAMPLER.value,
+            steps=STEPS.value,
+            guidance=GUIDANCE.value,
+            spacing=SPACING.value,
+            seed=SEED.value,
+            batch_size=BATCH.value,
+            mesh=make_mesh(replica=-1, fsdp=1, tensor=1),
+            index=INDEX.value,
+            of=OF.value,
+        )
+    print(f"{drawn} images drawn, {len(captions)} in all: {output}")
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["captions", "output"])
+    app.run(main)
