@@ -30,6 +30,16 @@ def inception_state(seed: int = 0) -> dict[str, np.ndarray]:
     )
 
 
+def feature_sets() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features of 300 generated and 260 real images [N, 24], float32, and logits [300, 20]."""
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(size=(24, 24)) / 5
+    generated = np.abs(rng.normal(size=(300, 24)) @ mixing + 0.4)
+    real = np.abs(rng.normal(size=(260, 24)) @ mixing + 0.3)
+    logits = 2 * rng.normal(size=(300, 20))
+    return tuple(array.astype(np.float32) for array in (generated, real, logits))
+
+
 def _draw(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     if name.endswith("running_var"):

@@ -1,6 +1,7 @@
-"""Goldens of FID's network and resizes: pytorch-fid, clean-fid and torch-fidelity.
+"""Goldens of FID's network, its resizes, and what is computed from features.
 
-Needs torch, torchvision, pytorch-fid, clean-fid, torch-fidelity and scikit-image (its photographs).
+Needs torch, torchvision, pytorch-fid, clean-fid, torch-fidelity, prdc and scikit-image (its
+photographs).
 The weights are random and not stored, see `_seeded.py`: they would be 90 MB.
 """
 
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from . import _peers
-from ._seeded import inception_state
+from ._seeded import feature_sets, inception_state
 from .encoders import photographs
 
 PLANAR = (0, 3, 1, 2)
@@ -23,6 +24,7 @@ def make(out: Path) -> None:
     torch.set_grad_enabled(False)
     np.savez_compressed(out / "encoders_inception.npz", **inception())
     np.savez_compressed(out / "evaluation_resizing.npz", **resizing())
+    np.savez_compressed(out / "metrics_of_features.npz", **of_features())
 
 
 def inception() -> dict[str, np.ndarray]:
@@ -77,6 +79,44 @@ def resizing() -> dict[str, np.ndarray]:
         for mode, array in results.items():
             arrays[f"{mode}/{height}x{width}/{size}"] = array[picked(size)]
     return arrays
+
+
+def of_features() -> dict[str, np.ndarray]:
+    """Pairs are mean and standard deviation."""
+    import torch
+    from cleanfid.fid import frechet_distance
+    from prdc import compute_prdc
+    from pytorch_fid.fid_score import calculate_frechet_distance
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+    from torch_fidelity.metric_isc import isc_features_to_metric
+    from torch_fidelity.metric_kid import kid_features_to_metric
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    generated, real, logits = feature_sets()
+    moments = [
+        m
+        for x in (generated.astype(np.float64), real.astype(np.float64))
+        for m in (x.mean(axis=0), np.cov(x, rowvar=False))
+    ]
+    tensors = [torch.from_numpy(x) for x in (generated, real)]
+    statistics = [fid_features_to_statistics(x.double()) for x in tensors]
+    kid = kid_features_to_metric(*tensors, kid_subsets=30, kid_subset_size=100, verbose=False)
+    shares = prc_features_to_metric(*tensors, verbose=False)
+    by_prdc = compute_prdc(real, generated, nearest_k=5)
+    return {
+        "fid_pytorch_fid": calculate_frechet_distance(*moments),
+        "fid_clean_fid": frechet_distance(*moments),
+        "fid_torch_fidelity": fid_statistics_to_metric(*statistics, verbose=False)[
+            "frechet_inception_distance"
+        ],
+        "kid": list(kid.values()),
+        "inception_score": list(isc_features_to_metric(torch.from_numpy(logits)).values()),
+        "inception_score_in_order": list(
+            isc_features_to_metric(torch.from_numpy(logits), 7, False).values()
+        ),
+        "precision_recall": [shares["precision"], shares["recall"]],
+        "prdc": [by_prdc[name] for name in ("precision", "recall", "density", "coverage")],
+    }
 
 
 def picked(size: int):
