@@ -1,4 +1,4 @@
-"""Distances between sets of image features, and what they are worth.
+"""Distances between sets of image features, or single images, and what they are worth.
 
 Pure functions of feature arrays: they know neither networks nor files. Every score of a set comes
 with a way to resample it, because at the sample sizes of a small study the interval is half of the
@@ -27,6 +27,7 @@ from ldm_scaling.metrics.kernel_distance import (
     kid,
     polynomial_kernel,
 )
+from ldm_scaling.metrics.lpips import lpips_distance
 from ldm_scaling.metrics.precision_recall import (
     DensityCoverage,
     PrecisionRecall,
@@ -60,6 +61,7 @@ __all__ = [
     "kernel_distance_resampled",
     "kernel_row_sums",
     "kid",
+    "lpips_distance",
     "neighbour_radii",
     "polynomial_kernel",
     "precision_recall",

@@ -66,6 +66,20 @@ def pytorch_fid_network(state: Mapping[str, np.ndarray], **settings):
         return InceptionV3([3], **settings).eval()
 
 
+def lpips_network(net: str, state: Mapping[str, np.ndarray]):
+    """lpips' distance with the heads of its package, on a torchvision network of these weights."""
+    torchvision = import_torchvision()
+    import lpips
+
+    name = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}[net]
+    network = getattr(torchvision.models, name)()
+    network.features.load_state_dict(
+        {key.removeprefix("features."): value for key, value in tensors(state).items()}
+    )
+    with mock.patch.object(lpips.pretrained_networks.tv, name, return_value=network):
+        return lpips.LPIPS(net=net, verbose=False)
+
+
 def torch_fidelity_network(state: Mapping[str, np.ndarray], features: list[str]):
     """torch-fidelity's network, uint8 [B, 3, H, W] -> a tuple of `features`."""
     import_torchvision()

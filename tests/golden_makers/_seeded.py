@@ -11,6 +11,7 @@ import numpy as np
 
 from ldm_scaling.checkpoint import names
 from ldm_scaling.encoders.inception import InceptionV3
+from ldm_scaling.encoders.lpips_backbones import LpipsBackbone
 
 
 def seeded_state(template, seed: int = 0) -> dict[str, np.ndarray]:
@@ -27,6 +28,14 @@ def inception_state(seed: int = 0) -> dict[str, np.ndarray]:
     image = jax.ShapeDtypeStruct((1, 299, 299, 3), np.float32)
     return seeded_state(
         jax.eval_shape(InceptionV3().init, jax.random.key(0), image)["params"], seed
+    )
+
+
+def backbone_state(net: str, seed: int = 0) -> dict[str, np.ndarray]:
+    """What torchvision's file of one of LPIPS' networks holds, less the classifier."""
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+    return seeded_state(
+        jax.eval_shape(LpipsBackbone(net).init, jax.random.key(0), image)["params"], seed
     )
 
 

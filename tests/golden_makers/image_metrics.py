@@ -1,6 +1,6 @@
-"""Goldens of FID's network, its resizes, and what is computed from features.
+"""Goldens of FID's network, its resizes, what is computed from features, and LPIPS.
 
-Needs torch, torchvision, pytorch-fid, clean-fid, torch-fidelity, prdc and scikit-image (its
+Needs torch, torchvision, pytorch-fid, clean-fid, torch-fidelity, lpips, prdc and scikit-image (its
 photographs).
 The weights are random and not stored, see `_seeded.py`: they would be 90 MB.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from . import _peers
-from ._seeded import feature_sets, inception_state
+from ._seeded import backbone_state, feature_sets, inception_state
 from .encoders import photographs
 
 PLANAR = (0, 3, 1, 2)
@@ -25,6 +25,7 @@ def make(out: Path) -> None:
     np.savez_compressed(out / "encoders_inception.npz", **inception())
     np.savez_compressed(out / "evaluation_resizing.npz", **resizing())
     np.savez_compressed(out / "metrics_of_features.npz", **of_features())
+    np.savez_compressed(out / "metrics_lpips.npz", **lpips())
 
 
 def inception() -> dict[str, np.ndarray]:
@@ -117,6 +118,26 @@ def of_features() -> dict[str, np.ndarray]:
         "precision_recall": [shares["precision"], shares["recall"]],
         "prdc": [by_prdc[name] for name in ("precision", "recall", "density", "coverage")],
     }
+
+
+def lpips() -> dict[str, np.ndarray]:
+    """Photographs and what is near them or not, and an odd size, where pools have rests."""
+    import torch
+
+    images = photographs()[:4, :, 8:56]
+    noise = np.random.default_rng(0).integers(-40, 41, images.shape)
+    others = np.stack([*np.clip(images + noise, 0, 255)[:2], images[3], images[3]]).astype(np.uint8)
+    pairs = {
+        "photographs": (images, others),
+        "odd": (picture(67, 74)[None], picture(74, 67).transpose(1, 0, 2)[None]),
+    }
+    arrays = {"images": images, "others": others}
+    for net in ("alex", "vgg", "squeeze"):
+        network = _peers.lpips_network(net, backbone_state(net))
+        for name, pair in pairs.items():
+            inputs = [torch.from_numpy(x.transpose(PLANAR) / 127.5 - 1).float() for x in pair]
+            arrays[f"{name}/{net}"] = network(*inputs)[:, 0, 0, 0].numpy()
+    return arrays
 
 
 def picked(size: int):
