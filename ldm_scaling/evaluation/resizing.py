@@ -48,6 +48,17 @@ def resize_matrix(mode: str, size: int, target: int) -> Float[np.ndarray, "{targ
     return weights / weights.sum(axis=1, keepdims=True)
 
 
+def resize_one(
+    image: Real[np.ndarray, "H W 3"], mode: str, size: int
+) -> Float[np.ndarray, "{size} {size} 3"]:
+    """`resize` of a single image on the host: images of many sizes would compile as many times."""
+    rows, columns = (
+        resize_matrix(mode, length, size).astype(np.float32) for length in image.shape[:2]
+    )
+    across = columns @ image.astype(np.float32)
+    return np.clip(np.tensordot(rows, across, 1), 0.0, 255.0)
+
+
 def resize(
     images: Real[Array | np.ndarray, "B H W 3"], mode: str, size: int
 ) -> Float[Array, "B {size} {size} 3"]:
@@ -60,10 +71,13 @@ def resize(
       mode: of `RESIZES`.
       size: side of the result in pixels.
     """
+    check_name("resize", mode, RESIZES)
+    pixels = jnp.asarray(images, jnp.float32)
+    if images.shape[1:3] == (size, size):
+        return pixels
     rows, columns = (
         jnp.asarray(resize_matrix(mode, length, size), jnp.float32) for length in images.shape[1:3]
     )
-    pixels = jnp.asarray(images, jnp.float32)
     # Columns first, as Pillow does; the other order differs by rounding.
     across = jnp.einsum("pw,bhwc->bhpc", columns, pixels, precision=jax.lax.Precision.HIGHEST)
     scaled = jnp.einsum("oh,bhpc->bopc", rows, across, precision=jax.lax.Precision.HIGHEST)

@@ -42,12 +42,19 @@ class FeatureStatistics:
         deviations = features - mean
         return cls(len(features), mean, deviations.T @ deviations)
 
+    @classmethod
+    def empty(cls, size: int) -> "FeatureStatistics":
+        """Statistics of no images, with `size` features: where a stream begins."""
+        return cls(0, np.zeros(size), np.zeros((size, size)))
+
     def update(self, features: Float[np.ndarray, "N D"]) -> "FeatureStatistics":
         """Statistics of what was seen and `features` together."""
         return self.merge(FeatureStatistics.of(features))
 
     def merge(self, other: "FeatureStatistics") -> "FeatureStatistics":
         """Statistics of both pieces together."""
+        if other.count == 0:
+            return self
         count = self.count + other.count
         delta = other.mean - self.mean
         mean = self.mean + delta * (other.count / count)
@@ -89,12 +96,15 @@ class Gaussian:
         Raises:
           ValueError: for NaN or Inf, and where an eigenvalue is negative beyond rounding.
         """
+        # Files of others may hold float32, whose rounding is no sign of a mistake.
+        precision = np.finfo(np.result_type(covariance, np.float16)).eps
         covariance = np.asarray(covariance, np.float64)
         if not (np.isfinite(covariance).all() and np.isfinite(mean).all()):
             raise ValueError("mean or covariance holds NaN or Inf; both must be finite")
         values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
-        tolerance = len(values) * np.finfo(np.float64).eps * max(values[-1], -values[0], 0.0)
-        if values[0] < -1e4 * tolerance:
+        scale = len(values) * max(values[-1], -values[0], 0.0)
+        tolerance = scale * np.finfo(np.float64).eps
+        if values[0] < -max(1e4 * tolerance, scale * precision):
             raise ValueError(
                 f"covariance: smallest eigenvalue {values[0]:.3g}; "
                 "a covariance is positive semi-definite"
