@@ -27,8 +27,9 @@ _LEAF_NAMES = {
     "mean": "running_mean",
     "var": "running_var",
 }
-# Names that end in a number there too, not entries of a list: the two layers of the time embedding.
-_NOT_IN_A_LIST = ("linear_1", "linear_2")
+# Names that end in a number there too, not entries of a list: the two layers of the time embedding,
+# and the convolutions along a branch of Inception.
+_NOT_IN_A_LIST = re.compile(r"linear_[12]|branch\w+_\d")
 # Axes of a kernel, by its rank: from ours to the file's.
 _TO_FILE = {4: (3, 2, 0, 1), 3: (0, 2, 1), 2: (1, 0)}
 
@@ -36,7 +37,7 @@ _TO_FILE = {4: (3, 2, 0, 1), 3: (0, 2, 1), 2: (1, 0)}
 def file_name(path: tuple[str, ...]) -> str:
     """("down_blocks_0", "conv1", "kernel") -> "down_blocks.0.conv1.weight"."""
     *modules, leaf = path
-    parts = [m if m in _NOT_IN_A_LIST else re.sub(r"_(\d+)$", r".\1", m) for m in modules]
+    parts = [m if _NOT_IN_A_LIST.fullmatch(m) else re.sub(r"_(\d+)$", r".\1", m) for m in modules]
     return ".".join([*parts, _LEAF_NAMES.get(leaf, leaf)])
 
 

@@ -9,6 +9,8 @@ and carry the parameter names of the files they load from. Reading those files i
 from ldm_scaling.encoders.autoencoder import Autoencoder, AutoencoderConfig, sample_posterior
 from ldm_scaling.encoders.bert import Bert, BertConfig, sentence_embedding
 from ldm_scaling.encoders.efficientnet import EfficientNetLite0
+from ldm_scaling.encoders.inception import InceptionV3
+from ldm_scaling.encoders.lpips_backbones import LpipsBackbone
 
 __all__ = [
     "Autoencoder",
@@ -16,6 +18,8 @@ __all__ = [
     "Bert",
     "BertConfig",
     "EfficientNetLite0",
+    "InceptionV3",
+    "LpipsBackbone",
     "sample_posterior",
     "sentence_embedding",
 ]

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ldm_scaling.encoders.frozen_norm import folded
 from ldm_scaling.types import Images
 
-NORM_EPSILON = 1e-3
 FEATURES = 1280
 CLASSES = 1000
 
@@ -81,38 +81,8 @@ def depthwise_convolve(
     return total
 
 
-class _Kernel(nn.Module):
-    shape: tuple[int, ...]
-
-    @nn.compact
-    def __call__(self):
-        return self.param("kernel", nn.initializers.he_normal(), self.shape)
-
-
-class _Norm(nn.Module):
-    """Batch norm with frozen statistics, as the gain and offset that follow a convolution."""
-
-    channels: int
-
-    @nn.compact
-    def __call__(self):
-        ones, zeros = nn.initializers.ones, nn.initializers.zeros
-        scale, bias, mean, variance = (
-            self.param(name, init, (self.channels,))
-            for name, init in (("scale", ones), ("bias", zeros), ("mean", zeros), ("var", ones))
-        )
-        gain = scale * jax.lax.rsqrt(variance + NORM_EPSILON)
-        return gain, bias - mean * gain
-
-
-def _folded(shape: tuple[int, ...], conv: str, norm: str):
-    """Kernel with the gain of the following norm multiplied in, and the norm's offset."""
-    gain, offset = _Norm(shape[-1], name=norm)()
-    return _Kernel(shape, name=conv)() * gain[None, None, None], offset[None, None, None]
-
-
 def _pointwise(x, channels: int, conv: str, norm: str):
-    kernel, offset = _folded((1, 1, x.shape[-1], channels), conv, norm)
+    kernel, offset = folded((1, 1, x.shape[-1], channels), conv, norm)
     return jnp.einsum("bhwc,cd->bhwd", x, kernel[0, 0]) + offset
 
 
@@ -130,7 +100,7 @@ class _Block(nn.Module):
         inner = x.shape[-1] * self.expansion
         if self.expansion != 1:
             x = _relu6(_pointwise(x, inner, "_expand_conv", "_bn0"))
-        kernel, offset = _folded((self.kernel, self.kernel, 1, inner), "_depthwise_conv", "_bn1")
+        kernel, offset = folded((self.kernel, self.kernel, 1, inner), "_depthwise_conv", "_bn1")
         x = _relu6(depthwise_convolve(x, kernel, self.stride) + offset)
         x = _pointwise(x, self.channels, "_project_conv", "_bn2")
         return x + shortcut if x.shape == shortcut.shape else x
@@ -151,7 +121,7 @@ class EfficientNetLite0(nn.Module):
         """Features [B, 1280] after global average pooling; logits [B, 1000] with `classify`."""
         # (255 (x + 1) / 2 - 127) / 128: MEAN_RGB and STDDEV_RGB of efficientnet_lite_builder.py
         x = (127.5 * resize(images, self.input_size) + 0.5) / 128.0
-        kernel, offset = _folded((3, 3, 3, 32), "_conv_stem", "_bn0")
+        kernel, offset = folded((3, 3, 3, 32), "_conv_stem", "_bn0")
         dimensions = ("NHWC", "HWIO", "NHWC")
         x = jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=dimensions)
         x = _relu6(x + offset)

@@ -13,7 +13,8 @@ from jaxtyping import Float, UInt8
 
 from ldm_scaling import metrics
 from ldm_scaling.data import Resize, open_source
-from ldm_scaling.evaluation.score import Lite0, Reference, score
+from ldm_scaling.evaluation.features import Lite0
+from ldm_scaling.evaluation.score import Reference, score
 from ldm_scaling.evaluation.text import TextEncoder, sentence_embeddings
 from ldm_scaling.records import Metric
 

@@ -5,59 +5,15 @@ package; so the metrics are named for it ("fd_lite0") and are comparable with no
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 
-import jax
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from ldm_scaling import metrics
-from ldm_scaling.checkpoint.identity import weights_hash
-from ldm_scaling.checkpoint.packaged import load_lite0
-from ldm_scaling.encoders import EfficientNetLite0
-from ldm_scaling.evaluation.files import cached_array
 from ldm_scaling.records import Metric
-from ldm_scaling.types import Params
 
 PRECISION_K = 3  # arXiv:1904.06991, section 3
-
-
-class Lite0:
-    """uint8 images to features.
-
-    Attributes:
-      size: side in pixels that images are scaled to. 224 is what the network was trained at;
-        smaller is faster, and gives other numbers.
-    """
-
-    def __init__(self, size: int = 128, batch_size: int = 64, params: Params | None = None):
-        """`params` default to the packaged weights."""
-        self.size, self._batch_size = size, batch_size
-        self._params = load_lite0() if params is None else params
-        network = EfficientNetLite0(size)
-        self._extract = jax.jit(
-            lambda params, images: network.apply({"params": params}, images / 127.5 - 1)
-        )
-
-    def __call__(self, images: UInt8[np.ndarray, "N H W 3"]) -> Float[np.ndarray, "N D"]:
-        """Pooled features [N, 1280], float32."""
-        found = []
-        for start in range(0, len(images), self._batch_size):
-            # Padded by repeating the last image: one shape, one compilation.
-            rows = np.minimum(np.arange(start, start + self._batch_size), len(images) - 1)
-            found.append(np.asarray(self._extract(self._params, images[rows].astype(np.float32))))
-        return np.concatenate(found)[: len(images)]
-
-    def cached(
-        self, images: UInt8[np.ndarray, "N H W 3"], folder: Path
-    ) -> Float[np.ndarray, "N D"]:
-        """Features kept in `folder`, under a name that weights, settings and pixels decide."""
-        digest = hashlib.sha256(f"{weights_hash(self._params)} {self.size} {images.shape}".encode())
-        digest.update(images.tobytes())
-        path = folder / f"lite0-{digest.hexdigest()[:16]}.npy"
-        return cached_array(path, lambda: self(images))
 
 
 @dataclasses.dataclass(frozen=True)

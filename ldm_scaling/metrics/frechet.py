@@ -42,12 +42,19 @@ class FeatureStatistics:
         deviations = features - mean
         return cls(len(features), mean, deviations.T @ deviations)
 
+    @classmethod
+    def empty(cls, size: int) -> "FeatureStatistics":
+        """Statistics of no images, with `size` features: where a stream begins."""
+        return cls(0, np.zeros(size), np.zeros((size, size)))
+
     def update(self, features: Float[np.ndarray, "N D"]) -> "FeatureStatistics":
         """Statistics of what was seen and `features` together."""
         return self.merge(FeatureStatistics.of(features))
 
     def merge(self, other: "FeatureStatistics") -> "FeatureStatistics":
         """Statistics of both pieces together."""
+        if other.count == 0:
+            return self
         count = self.count + other.count
         delta = other.mean - self.mean
         mean = self.mean + delta * (other.count / count)
@@ -61,6 +68,11 @@ class FeatureStatistics:
         if self.count < 2:
             raise ValueError(f"count={self.count}: a covariance needs at least 2 images")
         return self.scatter / (self.count - 1)
+
+    def gaussian(self) -> "Gaussian":
+        """The Gaussian with these moments; warns where there are no more images than features."""
+        warn_of_low_rank("statistics", self.count, len(self.mean))
+        return Gaussian.from_moments(self.mean, self.covariance)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,12 +96,15 @@ class Gaussian:
         Raises:
           ValueError: for NaN or Inf, and where an eigenvalue is negative beyond rounding.
         """
+        # Files of others may hold float32, whose rounding is no sign of a mistake.
+        precision = np.finfo(np.result_type(covariance, np.float16)).eps
         covariance = np.asarray(covariance, np.float64)
         if not (np.isfinite(covariance).all() and np.isfinite(mean).all()):
             raise ValueError("mean or covariance holds NaN or Inf; both must be finite")
         values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
-        tolerance = len(values) * np.finfo(np.float64).eps * max(values[-1], -values[0], 0.0)
-        if values[0] < -1e4 * tolerance:
+        scale = len(values) * max(values[-1], -values[0], 0.0)
+        tolerance = scale * np.finfo(np.float64).eps
+        if values[0] < -max(1e4 * tolerance, scale * precision):
             raise ValueError(
                 f"covariance: smallest eigenvalue {values[0]:.3g}; "
                 "a covariance is positive semi-definite"
@@ -135,16 +150,24 @@ def frechet_distance(
 def frechet_from_features(
     features: Float[np.ndarray, "N D"], reference: Float[np.ndarray, "M D"]
 ) -> float:
-    """Squared Fréchet distance of Gaussians fitted to two sets; warns where one has N < D."""
+    """Squared Fréchet distance of Gaussians fitted to two sets; warns where one has N <= D."""
     for name, images in (("features", features), ("reference", reference)):
-        if len(images) < images.shape[1]:
-            warnings.warn(
-                f"{name}: {len(images)} images for {images.shape[1]}-d features; the covariance "
-                "is rank-deficient and the Fréchet distance biased upwards: compare equal counts "
-                "only, or prefer the kernel distance",
-                stacklevel=2,
-            )
+        warn_of_low_rank(name, *images.shape)
     return Gaussian.from_features(features).frechet(Gaussian.from_features(reference))
+
+
+def warn_of_low_rank(name: str, count: int, size: int) -> None:
+    """Warns where `count` images cannot fill a covariance of `size` x `size`: its rank is lower.
+
+    The distance is exact all the same, but it is that of few images, not of their distribution.
+    """
+    if count <= size:
+        warnings.warn(
+            f"{name}: {count} images for {size}-d features; the covariance is rank-deficient and "
+            "the Fréchet distance biased upwards: compare equal counts only, or prefer the kernel "
+            "distance",
+            stacklevel=3,
+        )
 
 
 def frechet_resampled(
@@ -152,12 +175,12 @@ def frechet_resampled(
 ) -> Float[np.ndarray, "R"]:
     """Squared Fréchet distance of each resample of `features` to a fixed reference.
 
-    All that a resample needs are products of features, which are taken once; what is left for it
-    is the eigenvalues of a matrix as large as its number of distinct images or the reference's
+    What a resample needs of the images is projected on the reference once; what is left for it is
+    the eigenvalues of a matrix as large as the number of its distinct images or the reference's
     rank, whichever is smaller.
     """
     shifted = np.asarray(features, np.float64) - reference.mean
-    products = shifted @ shifted.T
+    squares = np.sum(shifted**2, axis=1)
     projected = shifted @ reference.factor
     few = len(projected) <= projected.shape[1]
     seen = projected @ projected.T if few else projected
@@ -166,8 +189,8 @@ def frechet_resampled(
     for row in counts:
         drawn = np.flatnonzero(row)
         weight, count = row[drawn].astype(np.float64), int(row.sum())
-        square = weight @ products[np.ix_(drawn, drawn)] @ weight / count**2  # of the mean
-        trace = (weight @ products[drawn, drawn] - count * square) / (count - 1)
+        square = np.sum((weight @ shifted[drawn] / count) ** 2)  # of the mean
+        trace = (weight @ squares[drawn] - count * square) / (count - 1)
         gram = _weighted_gram(seen, drawn, weight) if few else _weighted_scatter(seen, row)
         values = np.linalg.eigvalsh(gram / (count - 1))
         cross = np.sqrt(np.clip(values, 0.0, None)).sum()

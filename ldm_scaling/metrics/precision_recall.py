@@ -2,7 +2,8 @@
 
 A set's manifold is the union of balls around its features, each as wide as the distance to its
 k-th nearest neighbour. Precision is the share of generated images inside the real manifold,
-recall the share of real images inside the generated one.
+recall the share of real images inside the generated one. Density and coverage (arXiv:2002.09797)
+ask the real balls only, and so are not misled by a few generated images far from all others.
 """
 
 from collections.abc import Iterator
@@ -21,6 +22,13 @@ class PrecisionRecall(NamedTuple):
     recall: float
     generated_inside: Bool[np.ndarray, "N"]
     reference_inside: Bool[np.ndarray, "M"]
+
+
+class DensityCoverage(NamedTuple):
+    """Density is 1 where generated images lie as real ones do, and may exceed it; coverage <= 1."""
+
+    density: float
+    coverage: float
 
 
 def neighbour_radii(features: Float[np.ndarray, "N D"], k: int = 3) -> Float[np.ndarray, "N"]:
@@ -72,6 +80,34 @@ def precision_recall(
         generated_inside,
         reference_inside,
     )
+
+
+def density_coverage(
+    features: Float[np.ndarray, "N D"],
+    reference: Float[np.ndarray, "M D"],
+    k: int = 5,
+    reference_radii: Float[np.ndarray, "M"] | None = None,
+) -> DensityCoverage:
+    """In how many real balls a generated image lies, and how many real balls have one in them.
+
+    Sources: arXiv:2002.09797, eq. 3 and 4. Balls are open here, as in the paper's code: equal sets
+    have density 1. (Those of `precision_recall` are closed.)
+
+    Args:
+      features: generated images.
+      reference: real images.
+      k: neighbour that sets the radius; the paper uses 5.
+      reference_radii: `neighbour_radii(reference, k)`, where it is at hand already.
+    """
+    if reference_radii is None:
+        reference_radii = neighbour_radii(reference, k)
+    inside, start = [], 0
+    for block in _squared_distances(reference, features):
+        radii = reference_radii[start : start + len(block), None]
+        inside.append(np.sum(block < radii, axis=1))
+        start += len(block)
+    counts = np.concatenate(inside)
+    return DensityCoverage(float(counts.sum() / (k * len(features))), float((counts > 0).mean()))
 
 
 def _squared_distances(x: np.ndarray, y: np.ndarray) -> Iterator[np.ndarray]:

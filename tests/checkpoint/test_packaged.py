@@ -14,6 +14,7 @@ from ldm_scaling.checkpoint.identity import weights_hash
 from ldm_scaling.checkpoint.merge import KeyMismatchError
 from ldm_scaling.checkpoint.names import to_file
 from ldm_scaling.encoders.bert import BertConfig
+from tests.checkpoint.test_published import write_state
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +94,21 @@ def test_bert_in_other_wrappings(minilm):
         import_text_encoder(state, {**raw, "hidden_act": "relu"})
     with pytest.raises(ValueError, match="lacks vocab_size"):
         import_text_encoder(state, {k: v for k, v in raw.items() if k != "vocab_size"})
+
+
+def test_heads_of_lpips_are_read_from_a_path_and_must_fit_the_network(tmp_path):
+    heads = [np.full(size, size, np.float32) for size in (64, 192, 384, 256, 256)]
+    state = {f"lin{i}.model.1.weight": head[None, :, None, None] for i, head in enumerate(heads)}
+    write_state(tmp_path / "alex.pth", state)
+    found = packaged.load_lpips_heads("alex", tmp_path / "alex.pth")
+    assert [head.tolist() for head in found] == [head.tolist() for head in heads]
+    with pytest.raises(
+        KeyMismatchError, match=r"lin1\.model\.1\.weight: \[1, 128, 1, 1\] expected"
+    ):
+        packaged.load_lpips_heads("vgg", tmp_path / "alex.pth")
+
+
+def test_missing_heads_say_how_to_get_them(monkeypatch):
+    monkeypatch.setattr(packaged.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(packaged.MissingPackageError, match=r"--no-deps lpips==0\.1\.4"):
+        packaged.load_lpips_heads("alex")

@@ -121,3 +121,29 @@ def test_bad_moments_are_refused():
         metrics.FeatureStatistics.of(np.ones((0, 3)))
     with pytest.raises(ValueError, match="count=1"):
         _ = metrics.FeatureStatistics.of(np.ones((1, 3))).covariance
+
+
+def test_statistics_know_their_gaussian_and_when_it_is_flat():
+    rng = np.random.default_rng(6)
+    features = rng.normal(size=(50, 5))
+    statistics = metrics.FeatureStatistics.of(features)
+    reference = metrics.Gaussian(np.zeros(5), np.eye(5))
+    expected = metrics.Gaussian.from_features(features).frechet(reference)
+    assert statistics.gaussian().frechet(reference) == pytest.approx(expected, rel=1e-12)
+    with pytest.warns(UserWarning, match="statistics: 5 images for 5-d features"):
+        flat = metrics.FeatureStatistics.of(features[:5]).gaussian()
+    assert np.linalg.matrix_rank(flat.factor) == 4
+
+
+def test_order_and_pieces_do_not_change_the_distance():
+    rng = np.random.default_rng(7)
+    features = rng.normal(size=(100, 6)).astype(np.float32)
+    reference = metrics.Gaussian(np.zeros(6), np.eye(6))
+    whole = metrics.FeatureStatistics.of(features).gaussian().frechet(reference)
+    for size in (1, 7, 33):
+        shuffled = rng.permutation(features)
+        pieces = [shuffled[i : i + size] for i in range(0, 100, size)]
+        statistics = metrics.FeatureStatistics.of(pieces[0])
+        for piece in pieces[1:]:
+            statistics = statistics.update(piece)
+        assert statistics.gaussian().frechet(reference) == pytest.approx(whole, rel=1e-9)

@@ -96,3 +96,26 @@ def test_separates_what_differs():
 def test_too_few_images_are_refused():
     with pytest.raises(ValueError, match="reference: 2 rows"):
         metrics.kernel_distance(np.ones((5, 3)), np.ones((2, 3)))
+
+
+def test_kid_of_one_subset_that_is_the_whole_set_is_the_kernel_distance_in_any_order():
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(size=(2, 40, 5))
+    whole = metrics.kernel_distance(x, y).value
+    found = metrics.kid(x, rng.permutation(y), subsets=2, subset_size=40)
+    np.testing.assert_allclose(found, (whole, 0.0), rtol=1e-12, atol=1e-14)
+
+
+def test_kid_of_subsets_estimates_the_kernel_distance():
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(size=(400, 6)) + 0.3, rng.normal(size=(400, 6))
+    found = metrics.kid(x, y, subsets=200, subset_size=50)
+    error = found.std / np.sqrt(200)
+    assert found.mean == pytest.approx(metrics.kernel_distance(x, y).value, abs=4 * error)
+
+
+def test_kid_refuses_subsets_larger_than_the_set():
+    with pytest.raises(ValueError, match="subset_size=1000: reference has only 30 images"):
+        metrics.kid(np.ones((1000, 3)), np.ones((30, 3)))
+    with pytest.raises(ValueError, match="subsets=0, subset_size=3"):
+        metrics.kid(np.ones((5, 3)), np.ones((5, 3)), subsets=0, subset_size=3)

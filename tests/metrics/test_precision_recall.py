@@ -58,3 +58,31 @@ def test_a_second_manifold_costs_its_share_of_precision():
 def test_k_must_leave_a_neighbour():
     with pytest.raises(ValueError, match=r"k=3: .* which is 3"):
         metrics.neighbour_radii(np.ones((3, 2)))
+
+
+@pytest.mark.parametrize("block", [1024, 7])
+def test_equal_sets_have_density_and_coverage_one_in_any_order(monkeypatch, block):
+    monkeypatch.setattr(module, "_BLOCK", block)
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(60, 4))
+    assert metrics.density_coverage(rng.permutation(x), x) == pytest.approx((1.0, 1.0), abs=0.01)
+    assert metrics.density_coverage(x + 100, x) == (0.0, 0.0)
+
+
+def test_density_and_coverage_by_hand():
+    real = np.array([[0.0], [1.0], [3.0], [7.0]])  # radii at k=1: 1, 1, 2, 4
+    generated = np.array([[0.5], [0.6], [4.0], [100.0]])
+    found = metrics.density_coverage(
+        generated, real, k=1, reference_radii=metrics.neighbour_radii(real, 1)
+    )
+    # 0.5 and 0.6 lie in two balls each, 4 in those of 3 and 7, 100 in none.
+    assert found == (6 / 4, 1.0)
+
+
+def test_one_stray_image_misleads_recall_but_not_coverage():
+    """A distant generated image widens the generated manifold, not the real balls."""
+    rng = np.random.default_rng(4)
+    real, generated = _circle(rng, 200), _circle(rng, 200, 0, np.pi)
+    stray = np.concatenate([generated, [[0.0, -30.0]]])
+    assert metrics.precision_recall(stray, real).recall > 0.9
+    assert metrics.density_coverage(stray, real).coverage < 0.6

@@ -1,0 +1,60 @@
+"""Examples in batches: every one once, in order, whatever the batch size and the devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldm_scaling.evaluation.batches import InBatches
+from ldm_scaling.sharding import make_mesh
+
+
+def shifted_rows(params, x, y):
+    return (x.astype(jnp.float32) + y) @ params["kernel"]
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    return (
+        {"kernel": rng.normal(size=(3, 2)).astype(np.float32)},
+        rng.integers(0, 256, (21, 3)).astype(np.uint8),
+        rng.normal(size=(21, 3)).astype(np.float32),
+    )
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "devices"), [(1, 1), (8, 1), (21, 1), (64, 1), (8, 8), (24, 4)]
+)
+def test_all_examples_come_back_once_and_in_order(data, batch_size, devices):
+    params, x, y = data
+    mesh = make_mesh(devices=jax.devices()[:devices])
+    run = InBatches(shifted_rows, params, batch_size=batch_size, mesh=mesh)
+    expected = (x + y) @ params["kernel"]
+    np.testing.assert_allclose(run(x, y), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(run(x[:1], y[:1]), expected[:1], rtol=1e-4, atol=1e-4)
+
+
+def test_one_compilation_serves_any_number_of_examples(data):
+    params, x, y = data
+    traced = []
+
+    def counted(*arguments):
+        traced.append(1)
+        return shifted_rows(*arguments)
+
+    run = InBatches(counted, params, batch_size=4)
+    for count in (1, 4, 9, 21):
+        run(x[:count], y[:count])
+    assert len(traced) == 1
+
+
+def test_what_does_not_fit_is_refused(data):
+    params, x, y = data
+    with pytest.raises(ValueError, match=r"batch_size=12: must be a multiple of .* = 8"):
+        InBatches(shifted_rows, params, batch_size=12, mesh=make_mesh())
+    run = InBatches(shifted_rows, params, batch_size=8)
+    with pytest.raises(ValueError, match=r"\[0, 0\] examples"):
+        run(x[:0], y[:0])
+    with pytest.raises(ValueError, match=r"\[21, 20\] examples"):
+        run(x, y[:20])
