@@ -15,6 +15,7 @@ from ldm_scaling.metrics.frechet import (
     frechet_distance,
     frechet_from_features,
     frechet_resampled,
+    warn_of_low_rank,
 )
 from ldm_scaling.metrics.frechet_infinity import FrechetInfinity, frechet_infinity
 from ldm_scaling.metrics.inception_score import inception_score
@@ -67,5 +68,6 @@ __all__ = [
     "precision_recall",
     "resampled_means",
     "resampling_counts",
+    "warn_of_low_rank",
     "within_manifold",
 ]

@@ -1,0 +1,119 @@
+"""The record of an evaluation: right numbers under right names, and what could not be measured."""
+
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm_scaling import metrics
+from ldm_scaling.evaluation.distances import distance_record
+from ldm_scaling.evaluation.features import FeatureNetwork, Inception
+
+RNG = np.random.default_rng(0)
+WEIGHTS = {
+    "fc": {"kernel": RNG.normal(size=(12, 7)).astype(np.float32)},
+    "projection": RNG.normal(size=(48, 12)).astype(np.float32) / 255,
+}
+
+
+class Projection(FeatureNetwork):
+    """Twelve numbers of 4 x 4 pixels."""
+
+    def __init__(self):
+        def network(params, images):
+            flat = images.reshape(len(images), -1).astype(jnp.float32)
+            return flat @ params["projection"]
+
+        FeatureNetwork.__init__(self, "projection", 12, network, WEIGHTS, batch_size=8, mesh=None)
+
+
+class Stand(Projection, Inception):
+    """The same in Inception's place."""
+
+    _fit = FeatureNetwork._fit
+
+    def unbiased_logits(self, features):
+        return features @ WEIGHTS["fc"]["kernel"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    arrays = {}
+    for name, count, low in (("drawn", 30, 0), ("real", 40, 60)):
+        arrays[name] = RNG.integers(low, 256, (count, 4, 4, 3), dtype=np.uint8)
+        (root / name).mkdir()
+        for i, image in enumerate(arrays[name]):
+            Image.fromarray(image).save(root / name / f"{i:03d}.png")
+    settings = {"weights_hash": "abc", "seed": 3, "steps": 10, "ldm_scaling": "1"}
+    (root / "drawn" / "generation.json").write_text(json.dumps(settings))
+    return root, arrays
+
+
+def features(images):
+    return images.reshape(len(images), -1).astype(np.float32) @ WEIGHTS["projection"]
+
+
+ALL = ("fid", "kid", "is", "prdc")
+
+
+def test_numbers_are_those_of_the_metrics(folders):
+    root, arrays = folders
+    record = distance_record(Stand(), f"{root}/drawn", f"{root}/real", ALL)
+    x, y = features(arrays["drawn"]), features(arrays["real"])
+    expected = {
+        "fid": metrics.frechet_from_features(x, y),
+        "kid": metrics.kid(x, y, subset_size=30).mean,
+        "inception_score": metrics.inception_score(x @ WEIGHTS["fc"]["kernel"]).mean,
+        "precision": metrics.precision_recall(x, y, 3).precision,
+        "coverage": metrics.density_coverage(x, y, 5).coverage,
+    }
+    for name, value in expected.items():
+        assert record.metrics[name].value == pytest.approx(value, rel=1e-4), name
+    assert (record.num_samples, record.seed, record.weights_hash) == (30, 3, "abc")
+    assert record.point == {"samples": f"{root}/drawn", "steps": 10}
+    assert record.protocol["left_out"] == []
+
+
+def test_statistics_take_the_place_of_images_and_are_the_same(folders, tmp_path):
+    root, _ = folders
+    save = tmp_path / "real.npz"
+    once = distance_record(Stand(), f"{root}/drawn", f"{root}/real", ["fid"], save_reference=save)
+    again = distance_record(Stand(), f"{root}/drawn", str(save), ALL)
+    assert again.metrics["fid"].value == pytest.approx(once.metrics["fid"].value, rel=1e-6)
+    assert sorted(again.metrics) == ["fid", "inception_score"]
+    assert again.protocol["left_out"] == ["kid", "prdc"]
+
+
+def test_only_published_weights_give_the_fields_names(folders):
+    root, _ = folders
+    plain = distance_record(Projection(), f"{root}/drawn", f"{root}/real", ALL)
+    assert sorted(plain.metrics) == [
+        "coverage_projection", "density_projection", "fd_projection", "kd_projection",
+        "precision_projection", "recall_projection",
+    ]  # fmt: skip
+    assert plain.protocol["left_out"] == ["is"]
+    own = distance_record(Stand(), f"{root}/drawn", f"{root}/real", ["fid"], published=False)
+    assert list(own.metrics) == ["fd_projection"]
+    assert own.hash != dataclasses.replace(own, protocol={}).hash
+
+
+def test_an_interval_where_asked(folders):
+    root, _ = folders
+    record = distance_record(Stand(), f"{root}/drawn", f"{root}/real", ["fid"], resamples=50)
+    fid = record.metrics["fid"]
+    assert 0 <= fid.low < fid.value < fid.high
+
+
+def test_refusals(folders, tmp_path):
+    root, _ = folders
+    with pytest.raises(ValueError, match="did you mean 'fid'"):
+        distance_record(Stand(), f"{root}/drawn", f"{root}/real", ["fidd"])
+    np.savez(tmp_path / "other.npz", mu=np.zeros(3), sigma=np.eye(3))
+    with pytest.raises(ValueError, match="statistics of 3 features; projection has 12"):
+        distance_record(Stand(), f"{root}/drawn", str(tmp_path / "other.npz"))
+    with pytest.raises(ValueError, match="statistics; give the images"):
+        distance_record(Stand(), str(tmp_path / "other.npz"), f"{root}/real")
