@@ -26,8 +26,9 @@ _LEAF_NAMES = {
     "mean": "running_mean",
     "var": "running_var",
 }
-# Names that end in a number there too, not entries of a list: the two layers of the time embedding.
-_NOT_IN_A_LIST = ("linear_1", "linear_2")
+# Names that end in a number there too, not entries of a list: the two layers of the time embedding
+# and those of T5's gated feed-forward.
+_NOT_IN_A_LIST = ("linear_1", "linear_2", "wi_0", "wi_1")
 # Axes of a kernel, by its rank: from ours to the file's.
 _TO_FILE = {4: (3, 2, 0, 1), 3: (0, 2, 1), 2: (1, 0)}
 
