@@ -6,9 +6,11 @@ which the byte pairs of CLIP's vocabulary are read and the tokenizer is run.
 
 import importlib.util
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
+from encoders.vocabularies import openai_merges, write_clip
 from golden_makers.encoders import CAPTIONS, half_state, randomised
 
 WORDS, END = 60, 58
@@ -189,13 +191,26 @@ def t5_buckets() -> dict[str, np.ndarray]:
 
 
 def clip_tokens() -> dict[str, np.ndarray]:
-    """Ids by OpenCLIP's own tokenizer, which pads with 0 and marks nothing."""
-    location = importlib.util.find_spec("open_clip").submodule_search_locations[0]
-    spec = importlib.util.spec_from_file_location(
-        "open_clip_tokenizer", Path(location) / "tokenizer.py"
-    )  # alone: the package would import torchvision
-    module = importlib.util.module_from_spec(spec)
+    """Ids by OpenCLIP's own tokenizer, which pads with 0, and by transformers' with that padding.
+
+    They differ at curly quotes, which OpenCLIP's makes straight.
+    """
+    from transformers import CLIPTokenizer
+
+    package = Path(importlib.util.find_spec("open_clip").submodule_search_locations[0])
+    spec = importlib.util.spec_from_file_location("open_clip_tokenizer", package / "tokenizer.py")
+    module = importlib.util.module_from_spec(spec)  # alone: the package would import torchvision
     spec.loader.exec_module(module)
-    tokenizer = module.SimpleTokenizer()
-    ids = {f"ids_{n}": tokenizer(PROMPTS, context_length=n).numpy() for n in MAX_TOKENS}
-    return {"prompts": np.array(PROMPTS), **{k: v.astype(np.int32) for k, v in ids.items()}}
+    own = module.SimpleTokenizer()
+    with tempfile.TemporaryDirectory() as folder:
+        write_clip(Path(folder), openai_merges(package), padding="!")
+        tokenizer = CLIPTokenizer.from_pretrained(folder)
+    arrays = {"prompts": np.array(PROMPTS)}
+    for n in MAX_TOKENS:
+        arrays[f"open_clip_{n}"] = own(PROMPTS, context_length=n).numpy().astype(np.int32)
+        encoded = tokenizer(
+            PROMPTS, padding="max_length", truncation=True, max_length=n, return_tensors="np"
+        )
+        arrays[f"ids_{n}"] = encoded["input_ids"].astype(np.int32)
+        arrays[f"mask_{n}"] = encoded["attention_mask"].astype(np.int32)
+    return arrays
