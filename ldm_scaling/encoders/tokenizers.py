@@ -27,7 +27,7 @@ def load_tokenizer(folder: str | PathLike) -> "Tokenizer":
 
     Raises:
       FileNotFoundError: the folder has neither tokenizer.json nor the parts of one.
-      ImportError: spiece.model is there and the package that reads it is not.
+      ImportError: there is only spiece.model, and not the package that reads it.
     """
     home = Path(folder)
     path = home / "tokenizer.json"
@@ -49,19 +49,19 @@ def load_tokenizer(folder: str | PathLike) -> "Tokenizer":
 
 def _assembled(folder: Path) -> FastTokenizer:
     """By transformers, which needs no PyTorch for it."""
-    needs_spiece = (folder / "spiece.model").is_file()
-    try:
-        from transformers import AutoTokenizer
+    if (folder / "spiece.model").is_file():
+        try:
+            # For transformers, which without it would ask for a package that is of no use.
+            from sentencepiece import sentencepiece_model_pb2  # noqa: F401
+        except Exception as error:  # 0.2.3 asks for protobuf 7, and has an error of its own for it
+            raise ImportError(
+                f"{folder} has spiece.model and no tokenizer.json; to read it: "
+                f"pip install 'sentencepiece<0.2.3' ({error})"
+            ) from error
+    from transformers import AutoTokenizer
 
-        if needs_spiece:
-            import sentencepiece  # noqa: F401
-    except ImportError as error:
-        wanted = "sentencepiece" if needs_spiece else "transformers"
-        raise ImportError(
-            f"{folder} has no tokenizer.json, and making one needs: pip install {wanted}"
-        ) from error
     made = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    # Its own object decodes in another way; a plain copy does not know of that.
+    # A plain copy: transformers gives its own object another way to decode.
     return FastTokenizer.from_str(made.backend_tokenizer.to_str())
 
 

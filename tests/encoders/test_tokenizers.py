@@ -132,7 +132,7 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
 
     (tmp_path / "spiece.model").write_bytes(b"")
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match="making one needs: pip install sentencepiece"):
+    with pytest.raises(ImportError, match=r"to read it: pip install 'sentencepiece<0\.2\.3'"):
         load_tokenizer(tmp_path)
 
 
@@ -156,7 +156,7 @@ def test_clips_whole_vocabulary(load_golden, tmp_path):
 
 @pytest.mark.slow
 def test_t5_from_its_sentence_pieces(tmp_path):
-    spm = pytest.importorskip("sentencepiece")
+    spm = pytest.importorskip("sentencepiece", reason="needs pip install 'sentencepiece<0.2.3'")
     transformers = pytest.importorskip("transformers")
     sentences = ["a red apple", "the face of a cat", "a cat and an apple", "red red cat"] * 20
     (tmp_path / "text").write_text("\n".join(sentences))
@@ -178,7 +178,8 @@ def test_t5_from_its_sentence_pieces(tmp_path):
     assert tokenizer.longest == 512
     ids, mask = tokenizer(prompts, 16)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    expected = theirs(prompts, padding="max_length", max_length=16, return_tensors="np")
+    fit = {"padding": "max_length", "truncation": True, "max_length": 16}
+    expected = theirs(prompts, **fit, return_tensors="np")
     np.testing.assert_array_equal(ids, expected["input_ids"])
     np.testing.assert_array_equal(mask, expected["attention_mask"])
     pieces = spm.SentencePieceProcessor(str(tmp_path / "spiece.model"))
