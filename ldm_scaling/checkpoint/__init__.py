@@ -10,8 +10,10 @@ at all; import `Checkpoints` from there, since loading Orbax takes time that onl
 
 from ldm_scaling.checkpoint.diffusers import (
     export_autoencoder,
+    export_text_encoder,
     export_unet,
     import_autoencoder,
+    import_clip,
     import_text_encoder,
     import_unet,
 )
@@ -32,8 +34,10 @@ __all__ = [
     "KeyMismatchError",
     "UnsupportedConfigError",
     "export_autoencoder",
+    "export_text_encoder",
     "export_unet",
     "import_autoencoder",
+    "import_clip",
     "import_text_encoder",
     "import_unet",
     "key_diff",

@@ -1,9 +1,10 @@
 """Import from and export to the diffusers folder layout: the formats that others open.
 
-A component is a folder with `config.json` and `diffusion_pytorch_model.safetensors` (text encoders:
-`model.safetensors`). Everything is strict: a missing, unexpected or misshapen parameter raises
-`merge.KeyMismatchError` with the difference, an option we do not have `UnsupportedConfigError`.
-Parameters come as numpy float32, whatever the file's dtype; put them on devices as you like.
+A component is a folder with `config.json` and `diffusion_pytorch_model.safetensors`; text encoders
+and CLIP are transformers', with `model.safetensors`. Everything is strict: a missing, unexpected or
+misshapen parameter raises `merge.KeyMismatchError` with the difference, an option we do not have
+`UnsupportedConfigError`. Parameters come as numpy float32, whatever the file's dtype; put them on
+devices as you like.
 """
 
 import dataclasses
@@ -17,12 +18,13 @@ import jax
 from absl import logging
 from etils import epath
 
-from ldm_scaling.checkpoint import diffusers_config, names
+from ldm_scaling.checkpoint import diffusers_config, names, transformers_config, transformers_names
 from ldm_scaling.checkpoint.merge import KeyMismatchError, key_diff
 from ldm_scaling.checkpoint.stored import AnyArray
 from ldm_scaling.checkpoint.weights_file import read_json, read_weights, write_json, write_weights
 from ldm_scaling.encoders.autoencoder import Autoencoder, AutoencoderConfig
-from ldm_scaling.encoders.bert import Bert, BertConfig
+from ldm_scaling.encoders.clip_vision import Clip, ClipConfig
+from ldm_scaling.encoders.text import TextConfig, text_params
 from ldm_scaling.types import Params
 from ldm_scaling.unet.config import UNetConfig
 from ldm_scaling.unet.unet import UNet
@@ -34,8 +36,6 @@ State: TypeAlias = Mapping[str, AnyArray]  # names as in the file -> arrays
 
 # Attention of autoencoders saved before diffusers 0.12, some with 1x1 convolutions for layers.
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-
-_NOT_OF_BERT = re.compile(r"pooler\.|cls\.|embeddings\.position_ids$")
 
 
 def import_unet(
@@ -105,17 +105,39 @@ def export_autoencoder(
 
 def import_text_encoder(
     folder_or_state: Folder | State, config: Mapping[str, Any] | None = None
-) -> tuple[BertConfig, dict[str, Any]]:
-    """Reads transformers' `BertModel` from config.json and model.safetensors.
+) -> tuple[TextConfig, dict[str, Any]]:
+    """Reads transformers' BERT, CLIP text encoder or T5 encoder from config.json and the weights.
 
-    What the text encoder does not need is left aside: the pooler, heads of pretraining, and the
-    buffer of position numbers that old files carry. Args and raises as `import_unet`.
+    Also from a folder of the whole: of a CLIP the text encoder with its projection is taken, of a
+    T5 the encoder. What the text encoder does not need is left aside: BERT's pooler, heads of
+    pretraining, T5's decoder, and the buffer of position numbers that old files carry. Args and
+    raises as `import_unet`.
     """
     raw, state, source = _open(folder_or_state, config, TEXT_ENCODER_WEIGHTS)
-    bert_config = diffusers_config.bert_from_transformers(raw)
-    stripped = {name.removeprefix("bert."): array for name, array in state.items()}
-    kept = {k: v for k, v in stripped.items() if not _NOT_OF_BERT.match(k)}
-    return bert_config, names.from_file(_bert_template(bert_config), kept, source)
+    has_projection = "text_projection.weight" in state
+    text_config = transformers_config.text_from_transformers(raw, has_projection)
+    kept = transformers_names.text_state(text_config, state)
+    return text_config, names.from_file(text_params(text_config), kept, source)
+
+
+def export_text_encoder(
+    config: TextConfig, params: Params, folder: Folder, dtype: str = "float32"
+) -> None:
+    """Writes what transformers' `BertModel`, `CLIPTextModel` (with a projection
+    `CLIPTextModelWithProjection`) or `T5EncoderModel` opens; see `export_unet`.
+    """
+    raw = transformers_config.text_to_transformers(config)
+    _save(folder, TEXT_ENCODER_WEIGHTS, raw, text_params(config), params, dtype)
+
+
+def import_clip(
+    folder_or_state: Folder | State, config: Mapping[str, Any] | None = None
+) -> tuple[ClipConfig, dict[str, Any]]:
+    """Reads transformers' `CLIPModel`, both encoders. Args and raises as `import_unet`."""
+    raw, state, source = _open(folder_or_state, config, TEXT_ENCODER_WEIGHTS)
+    clip_config = transformers_config.clip_from_transformers(raw)
+    kept = transformers_names.clip_state(state)
+    return clip_config, names.from_file(_clip_template(clip_config), kept, source)
 
 
 def _open(
@@ -149,9 +171,9 @@ def _renamed_attention(name: str, array: AnyArray) -> tuple[str, AnyArray]:
     return f"{match[1]}.{_OLD_ATTENTION[match[2]]}.{match[3]}", array
 
 
-def _shapes(init: Callable[..., Any], *shapes: tuple[int, ...], dtype: Any = "float32") -> Params:
+def _shapes(init: Callable[..., Any], *shapes: tuple[int, ...]) -> Params:
     """Names and shapes of a network's parameters; nothing is allocated or computed."""
-    arguments = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
+    arguments = [jax.ShapeDtypeStruct(shape, "float32") for shape in shapes]
     return jax.eval_shape(init, jax.random.key(0), *arguments)["params"]
 
 
@@ -176,5 +198,8 @@ def _autoencoder_template(config: AutoencoderConfig) -> Params:
     return _shapes(Autoencoder(config).init, (1, config.factor, config.factor, config.in_channels))
 
 
-def _bert_template(config: BertConfig) -> Params:
-    return _shapes(Bert(config).init, (1, 1), (1, 1), dtype="int32")
+def _clip_template(config: ClipConfig) -> Params:
+    vision = config.vision
+    pixels = (1, vision.image_size, vision.image_size, vision.num_channels)
+    arguments = [jax.ShapeDtypeStruct(pixels, "float32"), jax.ShapeDtypeStruct((1, 1), "int32")]
+    return jax.eval_shape(Clip(config).init, jax.random.key(0), *arguments)["params"]

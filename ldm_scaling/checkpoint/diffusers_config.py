@@ -4,16 +4,15 @@ Names and defaults are those of `UNet2DConditionModel` and `AutoencoderKL` in di
 Fields that begin with an underscore are notes, which diffusers skips in silence.
 """
 
-import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ldm_scaling.encoders.autoencoder import AutoencoderConfig
-from ldm_scaling.encoders.bert import BertConfig
 from ldm_scaling.unet.config import UNetConfig
 
-_IGNORED = object()  # in the tables below: any value gives the same network
+IGNORED = object()
+"""In the tables of fields: any value gives the same network."""
 
 # Fields that decide our config, with diffusers' defaults.
 _UNET_READ: dict[str, Any] = {
@@ -33,7 +32,7 @@ _UNET_READ: dict[str, Any] = {
 _UNET_FIXED: dict[str, Any] = {
     "act_fn": "silu",
     "addition_embed_type": None,
-    "addition_embed_type_num_heads": _IGNORED,  # of addition_embed_type
+    "addition_embed_type_num_heads": IGNORED,  # of addition_embed_type
     "addition_time_embed_dim": None,
     "attention_type": "default",
     "center_input_sample": False,
@@ -67,7 +66,7 @@ _UNET_FIXED: dict[str, Any] = {
     "time_embedding_type": "positional",
     "timestep_post_act": None,
     "transformer_layers_per_block": 1,
-    "upcast_attention": _IGNORED,  # our softmax is float32 always
+    "upcast_attention": IGNORED,  # our softmax is float32 always
 }
 _AUTOENCODER_READ: dict[str, Any] = {
     "in_channels": 3,
@@ -84,20 +83,12 @@ _AUTOENCODER_READ: dict[str, Any] = {
 }
 _AUTOENCODER_FIXED: dict[str, Any] = {
     "act_fn": "silu",
-    "force_upcast": _IGNORED,  # a hint about float16
+    "force_upcast": IGNORED,  # a hint about float16
     "latents_mean": None,
     "latents_std": None,
-    "sample_size": _IGNORED,  # any size runs
+    "sample_size": IGNORED,  # any size runs
     "use_post_quant_conv": True,
     "use_quant_conv": True,
-}
-# transformers' configs carry many fields that say nothing about the network: only these decide.
-_BERT_FIXED: dict[str, Any] = {
-    "model_type": "bert",
-    "hidden_act": "gelu",
-    "position_embedding_type": "absolute",
-    "is_decoder": False,
-    "add_cross_attention": False,
 }
 
 
@@ -114,11 +105,11 @@ def unet_from_diffusers(config: Mapping[str, Any], prediction_type: str) -> UNet
     Raises:
       UnsupportedConfigError: names the field and its value.
     """
-    fields = _read(config, "UNet2DConditionModel", _UNET_READ, _UNET_FIXED)
+    fields = read_fields(config, "UNet2DConditionModel", _UNET_READ, _UNET_FIXED)
     levels = len(fields["block_out_channels"])
     attention = [_has_attention(kind) for kind in fields["down_block_types"]]
-    _require("down_block_types", fields["down_block_types"], _unet_blocks("Down", attention))
-    _require("up_block_types", fields["up_block_types"], _unet_blocks("Up", attention[::-1]))
+    require("down_block_types", fields["down_block_types"], _unet_blocks("Down", attention))
+    require("up_block_types", fields["up_block_types"], _unet_blocks("Up", attention[::-1]))
     if len(attention) != levels:
         raise UnsupportedConfigError(
             f"block_out_channels={fields['block_out_channels']}: {len(attention)} down_block_types"
@@ -171,11 +162,11 @@ def autoencoder_from_diffusers(config: Mapping[str, Any]) -> AutoencoderConfig:
     Raises:
       UnsupportedConfigError: names the field and its value.
     """
-    fields = _read(config, "AutoencoderKL", _AUTOENCODER_READ, _AUTOENCODER_FIXED)
+    fields = read_fields(config, "AutoencoderKL", _AUTOENCODER_READ, _AUTOENCODER_FIXED)
     levels = len(fields["block_out_channels"])
-    _require("down_block_types", fields["down_block_types"], ["DownEncoderBlock2D"] * levels)
-    _require("up_block_types", fields["up_block_types"], ["UpDecoderBlock2D"] * levels)
-    _require("out_channels", fields["out_channels"], fields["in_channels"])
+    require("down_block_types", fields["down_block_types"], ["DownEncoderBlock2D"] * levels)
+    require("up_block_types", fields["up_block_types"], ["UpDecoderBlock2D"] * levels)
+    require("out_channels", fields["out_channels"], fields["in_channels"])
     return AutoencoderConfig(
         in_channels=fields["in_channels"],
         latent_channels=fields["latent_channels"],
@@ -207,26 +198,11 @@ def autoencoder_to_diffusers(config: AutoencoderConfig) -> dict[str, Any]:
     }
 
 
-def bert_from_transformers(config: Mapping[str, Any]) -> BertConfig:
-    """config.json of a `BertModel` -> `BertConfig`, whose fields have the same names.
-
-    Raises:
-      UnsupportedConfigError: names the field and its value.
-      ValueError: a field that decides the size is not there.
-    """
-    for name, supported in _BERT_FIXED.items():
-        _require(name, config.get(name, supported), supported)
-    sizes = [field.name for field in dataclasses.fields(BertConfig)]
-    if missing := [name for name in sizes if name not in config]:
-        raise ValueError(f"config.json of a BERT lacks {', '.join(missing)}")
-    return BertConfig(**{name: config[name] for name in sizes})
-
-
-def _read(
+def read_fields(
     config: Mapping[str, Any], kind: str, read: Mapping[str, Any], fixed: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The fields of `read` with defaults filled in; refuses what is not known or not `fixed`."""
-    _require("_class_name", config.get("_class_name", kind), kind)
+    require("_class_name", config.get("_class_name", kind), kind)
     for name, value in config.items():
         if name.startswith("_") or name in read:
             continue
@@ -234,12 +210,13 @@ def _read(
             near = difflib.get_close_matches(name, [*read, *fixed], n=1)
             hint = f"; the nearest known is {near[0]}" if near else ""
             raise UnsupportedConfigError(f"{name}={value!r}: not a known field of {kind}{hint}")
-        if fixed[name] is not _IGNORED:
-            _require(name, value, fixed[name])
+        if fixed[name] is not IGNORED:
+            require(name, value, fixed[name])
     return {name: config.get(name, default) for name, default in read.items()}
 
 
-def _require(name: str, value: Any, supported: Any) -> None:
+def require(name: str, value: Any, supported: Any) -> None:
+    """Raises UnsupportedConfigError unless the value, or each entry of it, is the supported one."""
     if isinstance(supported, list):
         same = list(value) == supported
     elif isinstance(value, list | tuple):
@@ -268,4 +245,4 @@ def _unet_blocks(direction: str, attention: Iterable[bool]) -> list[str]:
 
 
 def _written(fixed: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fixed.items() if value is not _IGNORED}
+    return {name: value for name, value in fixed.items() if value is not IGNORED}

@@ -28,8 +28,8 @@ _LEAF_NAMES = {
     "var": "running_var",
 }
 # Names that end in a number there too, not entries of a list: the two layers of the time embedding,
-# and the convolutions along a branch of Inception.
-_NOT_IN_A_LIST = re.compile(r"linear_[12]|branch\w+_\d")
+# those of T5's gated feed-forward, and the convolutions along a branch of Inception.
+_NOT_IN_A_LIST = re.compile(r"linear_[12]|wi_[01]|branch\w+_\d")
 # Axes of a kernel, by its rank: from ours to the file's.
 _TO_FILE = {4: (3, 2, 0, 1), 3: (0, 2, 1), 2: (1, 0)}
 

@@ -16,9 +16,9 @@ from ldm_scaling.checkpoint import names
 from ldm_scaling.checkpoint.diffusers import import_text_encoder
 from ldm_scaling.checkpoint.merge import KeyMismatchError, key_diff
 from ldm_scaling.checkpoint.torch_pickle import load_torch_state
-from ldm_scaling.encoders.bert import BertConfig
 from ldm_scaling.encoders.efficientnet import EfficientNetLite0
 from ldm_scaling.encoders.lpips_backbones import BACKBONES, Conv, Fire
+from ldm_scaling.encoders.text import TextConfig
 from ldm_scaling.naming import check_name
 
 MODELS = Path(__file__).parent.parent / "assets" / "models"
@@ -37,7 +37,7 @@ class MissingPackageError(ImportError):
     """A package of weights is not installed, or not whole; the message says how to install it."""
 
 
-def load_minilm() -> tuple[BertConfig, dict[str, Any], Path]:
+def load_minilm() -> tuple[TextConfig, dict[str, Any], Path]:
     """all-MiniLM-L6-v2 (sentence-transformers): config, params, and its tokenizer's folder.
 
     Raises MissingPackageError.

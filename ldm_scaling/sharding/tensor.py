@@ -29,6 +29,21 @@ TENSOR_RULES: Mapping[str, tuple[tuple[str, Axes], ...]] = {
         (r"intermediate/dense/bias", ("tensor",)),
         (r"layer_\d+/output/dense/kernel", ("tensor", None)),
     ),
+    "CLIP layers": (
+        (r"self_attn/[qkv]_proj/kernel", (None, "tensor")),
+        (r"self_attn/[qkv]_proj/bias", ("tensor",)),
+        (r"self_attn/out_proj/kernel", ("tensor", None)),
+        (r"mlp/fc1/kernel", (None, "tensor")),
+        (r"mlp/fc1/bias", ("tensor",)),
+        (r"mlp/fc2/kernel", ("tensor", None)),
+    ),
+    "T5 blocks": (
+        (r"SelfAttention/[qkv]/kernel", (None, "tensor")),
+        (r"SelfAttention/o/kernel", ("tensor", None)),
+        (r"SelfAttention/relative_attention_bias/embedding", (None, "tensor")),  # a bias a head
+        (r"DenseReluDense/wi(_[01])?/kernel", (None, "tensor")),
+        (r"DenseReluDense/wo/kernel", ("tensor", None)),
+    ),
 }
 """Architecture -> (pattern of the end of a parameter's name, axes). Where one pattern of an
 architecture is met, all of them must be."""

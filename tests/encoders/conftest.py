@@ -38,3 +38,10 @@ def assert_close(actual, expected, tolerance=1e-4):
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.shape == expected.shape
     assert np.abs(actual - expected).max() <= tolerance * np.abs(expected).max()
+
+
+def root_mean_square(actual, expected):
+    """Of the error, relative to that of what is expected."""
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.shape == expected.shape
+    return np.sqrt(np.square(actual - expected).mean() / np.square(expected).mean())

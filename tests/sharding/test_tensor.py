@@ -7,6 +7,9 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from ldm_scaling.encoders.bert import Bert, BertConfig
+from ldm_scaling.encoders.clip import ClipText, ClipTextConfig
+from ldm_scaling.encoders.clip_vision import Clip, ClipConfig, ClipVisionConfig
+from ldm_scaling.encoders.t5 import T5, T5Config
 from ldm_scaling.sharding import TENSOR_RULES, make_mesh, matched, param_shardings, path_name
 from ldm_scaling.unet import WIDTHS, UNet, micro_config, unet_config
 
@@ -34,13 +37,30 @@ def test_the_family_fits_the_rules(width):
     assert width in WIDTHS
 
 
-def test_the_text_encoder_fits_the_rules():
-    ids = jax.ShapeDtypeStruct((1, 4), "int32")
-    config = BertConfig(num_hidden_layers=2)
-    shapes = named(jax.eval_shape(Bert(config).init, jax.random.key(0), ids, ids)["params"])
+IDS = jax.ShapeDtypeStruct((1, 4), "int32")
+CLIP = ClipTextConfig(num_hidden_layers=2)
+VISION = ClipVisionConfig(num_hidden_layers=3)
+
+
+@pytest.mark.parametrize(
+    ("module", "inputs", "arrays"),
+    [
+        (Bert(BertConfig(num_hidden_layers=2)), (IDS, IDS), 2 * 10),
+        (ClipText(CLIP), (IDS,), 2 * 10),
+        (
+            Clip(ClipConfig(CLIP, VISION)),
+            (jax.ShapeDtypeStruct((1, 224, 224, 3), "float32"), IDS),
+            5 * 10,
+        ),
+        (T5(T5Config(num_layers=2)), (IDS, IDS), 2 * 7 + 1),
+        (T5(T5Config(num_layers=2, feed_forward_proj="relu")), (IDS, IDS), 2 * 6 + 1),
+    ],
+)
+def test_the_text_encoders_fit_the_rules(module, inputs, arrays):
+    shapes = named(jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"])
     split = matched(shapes, 4)
-    assert len(split) == 2 * 10
-    assert not any("embeddings" in name or "LayerNorm" in name for name in split)
+    assert len(split) == arrays
+    assert not any("embeddings/" in name or "norm" in name.lower() for name in split)
 
 
 def test_one_slice_splits_nothing():
@@ -124,7 +144,7 @@ def test_micro_widths_can_be_split_in_two():
 
 def test_no_rule_is_dead():
     """Every architecture of the table is one that we have."""
-    assert set(TENSOR_RULES) == {"transformer blocks", "BERT layers"}
+    assert set(TENSOR_RULES) == {"transformer blocks", "BERT layers", "CLIP layers", "T5 blocks"}
     assert all(
         np.sum([axis == "tensor" for axis in axes]) == 1
         for group in TENSOR_RULES.values()
