@@ -11,11 +11,12 @@ from typing import TypeAlias
 
 import numpy as np
 
+from ldm_scaling.checkpoint.stored import AnyArray
 from ldm_scaling.encoders.bert import BertConfig
 from ldm_scaling.encoders.t5 import T5Config
 from ldm_scaling.encoders.text import TextConfig
 
-State: TypeAlias = Mapping[str, np.ndarray]  # names as in the file -> arrays
+State: TypeAlias = Mapping[str, AnyArray]  # names as in the file -> arrays
 
 _POSITION_NUMBERS = re.compile(r"(.*\.)?embeddings\.position_ids$")  # a buffer of old files
 _NOT_OF_BERT = re.compile(r"pooler\.|cls\.")
@@ -24,7 +25,7 @@ _NOT_OF_T5_ENCODER = re.compile(r"decoder\.|lm_head\.")
 _T5_TABLE, _T5_TIED = "shared.weight", "encoder.embed_tokens.weight"
 
 
-def text_state(config: TextConfig, state: State) -> dict[str, np.ndarray]:
+def text_state(config: TextConfig, state: State) -> dict[str, AnyArray]:
     """The arrays of a text encoder, named as `names.file_name` names its parameters.
 
     Raises:
@@ -44,12 +45,12 @@ def text_state(config: TextConfig, state: State) -> dict[str, np.ndarray]:
     }
 
 
-def clip_state(state: State) -> dict[str, np.ndarray]:
+def clip_state(state: State) -> dict[str, AnyArray]:
     """The arrays of a whole CLIP."""
     return {name: array for name, array in state.items() if not _POSITION_NUMBERS.match(name)}
 
 
-def _t5_state(state: State) -> dict[str, np.ndarray]:
+def _t5_state(state: State) -> dict[str, AnyArray]:
     kept = _without(_NOT_OF_T5_ENCODER, state)
     tied = kept.pop(_T5_TIED, None)  # the encoder's own name of the one table of tokens
     if tied is not None and not np.array_equal(kept.setdefault(_T5_TABLE, tied), tied):
@@ -57,7 +58,7 @@ def _t5_state(state: State) -> dict[str, np.ndarray]:
     return kept
 
 
-def _without(pattern: re.Pattern[str], state: State) -> dict[str, np.ndarray]:
+def _without(pattern: re.Pattern[str], state: State) -> dict[str, AnyArray]:
     return {
         name: array
         for name, array in state.items()
