@@ -119,7 +119,12 @@ def made():
     def make(name):
         config = TEXTS[name]
         params = random_like(text_params(config))
-        return config, params, text_to_transformers(config), to_file(params)
+        return (
+            config,
+            params,
+            text_to_transformers(config),
+            {k: np.asarray(v) for k, v in to_file(params).items()},
+        )
 
     return make
 
