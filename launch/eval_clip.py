@@ -17,6 +17,9 @@ SAMPLES = flags.DEFINE_string("samples", None, "Folder of images.")
 CAPTIONS = flags.DEFINE_string("captions", None, "Their captions; default what the folder says.")
 MODEL = flags.DEFINE_string("model", None, "Folder of a CLIPModel in transformers' layout.")
 REFERENCE = flags.DEFINE_string("reference", None, "Real images: adds CMMD.")
+PRESET = flags.DEFINE_string(
+    "preset", "", "mlperf, mosaicml or paper, for the record; --model has to be its CLIP."
+)
 RESAMPLES = flags.DEFINE_integer("resamples", 1000, "Bootstrap, for an interval; 0 for none.", 0)
 BATCH = flags.DEFINE_integer("batch_size", 32, "Images at a time, on all devices.", 1)
 OUTPUT = flags.DEFINE_string("output", "scores.jsonl", "Records; a line is added.")
@@ -40,6 +43,7 @@ def main(argv):
             Path(CAPTIONS.value) if CAPTIONS.value else None,
             reference=REFERENCE.value,
             resamples=RESAMPLES.value,
+            preset=PRESET.value,
         )
         append_record(OUTPUT.value, record)
     for name, metric in record.metrics.items():

@@ -24,11 +24,21 @@ WEIGHTS = flags.DEFINE_string("weights", None, "Of Inception: pt_inception-2015-
 PUBLISHED = flags.DEFINE_bool(
     "published", True, "Check the weights' hash; with others the result is not called FID."
 )
-RESIZE = flags.DEFINE_enum(
+REPRESET = flags.DEFINE_string(
+    "preset",
+    "",
+    "mlperf, mosaicml or paper: sets --resize; of --reference the images that were drawn count.",
+)
+SIZE = flags.DEFINE_enum(
     "resize",
     "legacy",
     ["legacy", "clean", "tensorflow"],
     "To 299 pixels as pytorch-fid, as clean-fid, or as the original FID and torch-fidelity do.",
+)
+PRESET = flags.DEFINE_string(
+    "preset",
+    "",
+    "mlperf, mosaicml or paper: sets --resize; of --reference the images that were drawn count.",
 )
 SIZE = flags.DEFINE_integer("size", 224, "Side at which Lite0 sees an image.", lower_bound=32)
 METRICS = flags.DEFINE_list("metrics", ["fid", "kid", "is"], "fid,fid_infinity,kid,is,prdc")
@@ -54,6 +64,7 @@ def main(argv):
             published=PUBLISHED.value,
             save_reference=Path(SAVE.value) if SAVE.value else None,
             resamples=RESAMPLES.value,
+            preset=PRESET.value,
         )
         append_record(OUTPUT.value, record)
     for name, metric in record.metrics.items():
@@ -67,6 +78,7 @@ def _network():
 
     from ldm_scaling.checkpoint.published import INCEPTION, load_inception
     from ldm_scaling.evaluation.features import Inception, Lite0
+    from ldm_scaling.evaluation.presets import preset
     from ldm_scaling.sharding import make_mesh
 
     mesh = make_mesh(replica=-1, fsdp=1, tensor=1, devices=jax.local_devices())
@@ -78,7 +90,8 @@ def _network():
             "or use --features=lite0, which is no FID"
         )
     params = load_inception(WEIGHTS.value, published=PUBLISHED.value)
-    return Inception(params, RESIZE.value, BATCH.value, mesh)
+    resize = preset(PRESET.value).resize if PRESET.value else RESIZE.value
+    return Inception(params, resize, BATCH.value, mesh)
 
 
 if __name__ == "__main__":

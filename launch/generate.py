@@ -2,7 +2,7 @@
 
     python launch/generate.py --model=micro-48 --captions=captions.txt --output=drawn
     python launch/generate.py --model=FOLDER --captions=annotations/captions_val2014.json \\
-        --choice=mlperf --count=30000 --output=drawn --index=3 --of=8
+        --preset=mlperf --output=drawn --index=3 --of=8
 
 Stop it at any point and start it again: no finished image is drawn twice. Jobs of an array
 (--index, --of) share a folder. The result depends neither on the batch size nor on the devices.
@@ -20,6 +20,9 @@ CAPTIONS = flags.DEFINE_string(
 )
 CHOICE = flags.DEFINE_string(
     "choice", "all", "all; first: one caption an image; mlperf: shuffled as MLPerf does."
+)
+PRESET = flags.DEFINE_string(
+    "preset", None, "mlperf, mosaicml or paper: which captions of COCO, instead of --choice."
 )
 COUNT = flags.DEFINE_integer("count", None, "At most so many images.", lower_bound=1)
 OUTPUT = flags.DEFINE_string("output", None, "Folder of the images; gone on with if it is one.")
@@ -39,12 +42,17 @@ def main(argv):
     from ldm_scaling.evaluation.captions import read_captions
     from ldm_scaling.evaluation.folder import draw_folder
     from ldm_scaling.evaluation.model import Model
+    from ldm_scaling.evaluation.presets import preset_captions
     from ldm_scaling.launching import explained
     from ldm_scaling.sharding import make_mesh
 
     output = Path(OUTPUT.value)
     with explained("generate"):
-        captions = read_captions(Path(CAPTIONS.value), choice=CHOICE.value, count=COUNT.value)
+        path = Path(CAPTIONS.value)
+        if PRESET.value:
+            captions = preset_captions(PRESET.value, path, COUNT.value)
+        else:
+            captions = read_captions(path, choice=CHOICE.value, count=COUNT.value)
         drawn = draw_folder(
             Model.from_folder(MODEL.value),
             captions,

@@ -36,8 +36,9 @@ def read_captions(
 
     Args:
       path: COCO annotations (`captions_val2014.json`); `.jsonl`, `.tsv` or `.csv` with a "caption",
-        and where they have them an "id" and a "file_name" (of the real image); or any other text
-        file, one caption a line. Without ids the captions are numbered from 0.
+        and where they have them an "id" and a "reference" (the file of the real image; in a table
+        also "file_name"); or any other text file, one caption a line. Without ids the captions
+        are numbered from 0.
       choice: "all"; "first", one caption an image, as they come; or "mlperf": shuffled, one caption
         an image, in the order of their ids, as MLPerf's training benchmark chooses 30,000 of COCO
         (mlcommons/training, stable_diffusion/scripts/datasets).
@@ -111,7 +112,8 @@ def _table(path: Path) -> Iterator[Caption]:
     delimiter = "\t" if path.suffix == ".tsv" else ","
     with path.open(encoding="utf-8", newline="") as file:
         for place, row in enumerate(csv.DictReader(file, delimiter=delimiter)):
-            yield _entry(path, place, row)
+            # MLPerf's table of captions calls the real image so.
+            yield _entry(path, place, {"reference": row.get("file_name"), **row})
 
 
 def _entry(path: Path, place: int, fields: Any) -> Caption:
@@ -123,7 +125,7 @@ def _entry(path: Path, place: int, fields: Any) -> Caption:
         raise ValueError(
             f"{path}: entry {place + 1} has id {fields['id']!r}, not a whole number"
         ) from None
-    return Caption(number, fields["caption"].strip(), str(fields.get("file_name") or ""))
+    return Caption(number, fields["caption"].strip(), str(fields.get("reference") or ""))
 
 
 def _lines(path: Path) -> Iterator[Caption]:

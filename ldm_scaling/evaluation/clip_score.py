@@ -5,7 +5,7 @@ stands beside it: torchmetrics' CLIPScore is 100 max(mean, 0), that of its paper
 eq. 2) the mean of 2.5 max(cosine, 0).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ def clip_record(
     *,
     reference: str | None = None,
     resamples: int = 1000,
-    protocol: Mapping[str, Any] | None = None,
+    preset: str = "",
 ) -> Record:
     """Measures how well the images of a folder show their captions.
 
@@ -114,7 +114,7 @@ def clip_record(
       captions: see `captions.read_captions`; default what the folder itself says.
       reference: real images, see `open_images`: adds CMMD (arXiv:2401.09603).
       resamples: bootstrap resamples behind the interval of the cosine; 0 for none.
-      protocol: more that decides the numbers.
+      preset: of `presets.PRESETS`, for the record; its CLIP has to be the one given.
 
     Raises:
       ValueError: an image is missing or cannot be read (named).
@@ -152,7 +152,7 @@ def clip_record(
             "image_size": embedder.config.vision.image_size,
             "images_hash": keys_hash(images),
             **({"reference": reference} if reference else {}),
-            **(protocol or {}),
+            **({"preset": preset} if preset else {}),
         },
         provenance=provenance({}),
     )

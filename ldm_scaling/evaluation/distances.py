@@ -5,7 +5,7 @@ with other weights or another network it is named after them ("fd_lite0_224").
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,10 @@ from tqdm import tqdm
 
 from ldm_scaling import metrics
 from ldm_scaling.checkpoint.identity import weights_hash
+from ldm_scaling.evaluation import presets
+from ldm_scaling.evaluation.captions import read_captions
 from ldm_scaling.evaluation.features import FeatureNetwork, Inception
+from ldm_scaling.evaluation.folder import METADATA
 from ldm_scaling.evaluation.image_sets import ImageSet, drawing_of, keys_hash, open_images
 from ldm_scaling.evaluation.statistics import load_gaussian, save_statistics
 from ldm_scaling.evaluation.sweep import provenance
@@ -60,13 +63,19 @@ def extract(network: FeatureNetwork, images: ImageSet) -> Float[np.ndarray, "N D
     return np.concatenate(found)
 
 
-def open_reference(network: FeatureNetwork, name: str, save: Path | None = None) -> Reference:
+def open_reference(
+    network: FeatureNetwork,
+    name: str,
+    save: Path | None = None,
+    choose: Callable[[ImageSet], ImageSet] = lambda images: images,
+) -> Reference:
     """Reads statistics (.npz with "mu" and "sigma"), or computes features of real images.
 
     Args:
       network: whose features are compared.
       name: see `open_images`; or statistics as pytorch-fid, clean-fid and `save` write them.
       save: where to write the statistics, so that the images need not be seen again.
+      choose: which of the images, and how they are brought to size.
 
     Raises: as `open_images` and `load_gaussian`; ValueError for statistics of other features.
     """
@@ -78,7 +87,7 @@ def open_reference(network: FeatureNetwork, name: str, save: Path | None = None)
                 f"{network.dimension}"
             )
         return Reference(name, gaussian, None)
-    features = extract(network, open_images(name))
+    features = extract(network, choose(open_images(name)))
     if save is not None:
         save_statistics(save, metrics.FeatureStatistics.of(features))
     return Reference(name, metrics.Gaussian.from_features(features), features)
@@ -93,7 +102,7 @@ def distance_record(
     published: bool = True,
     save_reference: Path | None = None,
     resamples: int = 0,
-    protocol: Mapping[str, Any] | None = None,
+    preset: str = "",
 ) -> Record:
     """Measures generated images against real ones.
 
@@ -106,17 +115,20 @@ def distance_record(
       published: whether the network's weights are those that give its metrics their names.
       save_reference: see `open_reference`.
       resamples: bootstrap resamples behind an interval of the Fréchet distance; 0 for none.
-      protocol: more that decides the numbers, such as the name of a preset.
+      preset: of `presets.PRESETS`: the real images are those that the captions of `samples` name,
+        brought to size as it says. "" takes all of `reference` as they are.
 
     Raises:
-      ValueError: an unknown metric, unreadable images, fewer images than a metric needs.
+      ValueError: an unknown metric, unreadable images, fewer images than a metric needs, or
+        features that are not the preset's.
     """
     for name in wanted:
         check_name("metrics", name, METRICS)
     if _is_statistics(samples):
         raise ValueError(f"samples={samples}: statistics; give the images that are to be scored")
     images = open_images(samples)
-    real = open_reference(network, reference, save_reference)
+    choose = _chooser(preset, network, samples) if preset else (lambda images: images)
+    real = open_reference(network, reference, save_reference, choose)
     possible = [name for name in wanted if real.features is not None or name not in ("kid", "prdc")]
     if "is" in possible and not isinstance(network, Inception):
         possible.remove("is")
@@ -141,10 +153,18 @@ def distance_record(
             "reference": real.name,
             "images_hash": keys_hash(images),
             "left_out": [name for name in wanted if name not in possible],
-            **(protocol or {}),
+            **({"preset": preset} if preset else {}),
         },
         provenance=provenance({}),
     )
+
+
+def _chooser(preset: str, network: FeatureNetwork, samples: str) -> Callable[[ImageSet], ImageSet]:
+    wanted = f"inception_{presets.preset(preset).resize}"
+    if network.name != wanted:
+        raise ValueError(f"preset={preset} is measured with {wanted}, not {network.name}")
+    captions = read_captions(Path(samples) / METADATA)
+    return lambda images: presets.preset_reference(preset, images, captions)
 
 
 def _without_hash(drawn: Mapping[str, Any]) -> dict[str, Any]:

@@ -59,7 +59,10 @@ def test_other_formats(tmp_path):
     assert read_captions(table) == [Caption(5, "red apple", "x.jpg"), Caption(3, "cat")]
     comma = write(tmp_path / "a.csv", 'caption\n"red, apple"\ncat\n')
     assert read_captions(comma) == [Caption(0, "red, apple"), Caption(1, "cat")]
-    entries = [{"file_name": "x.png", "caption": "red apple", "id": 9}, {"caption": "cat"}]
+    entries = [
+        {"file_name": "9.png", "reference": "x.png", "caption": "red apple", "id": 9},
+        {"caption": "cat"},
+    ]
     jsonl = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, entries)))
     assert read_captions(jsonl) == [Caption(9, "red apple", "x.png"), Caption(1, "cat")]
 

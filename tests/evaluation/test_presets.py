@@ -1,0 +1,116 @@
+"""Each published protocol from COCO's files to a record, on a small set in the same format."""
+
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm_scaling import metrics
+from ldm_scaling.evaluation.captions import Caption
+from ldm_scaling.evaluation.distances import distance_record
+from ldm_scaling.evaluation.features import FeatureNetwork
+from ldm_scaling.evaluation.folder import draw_folder
+from ldm_scaling.evaluation.image_sets import open_images
+from ldm_scaling.evaluation.presets import (
+    PRESETS,
+    fitted,
+    preset,
+    preset_captions,
+    preset_reference,
+)
+from tests.evaluation.conftest import HashedText
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory):
+    """annotations/captions_val2014.json and val2014/: 12 images of many sizes, 3 captions each."""
+    root = tmp_path_factory.mktemp("coco")
+    (root / "annotations").mkdir()
+    (root / "val2014").mkdir()
+    images, annotations = [], []
+    for i in range(12):
+        file = f"COCO_val2014_{i:012d}.jpg"
+        size = (20 + 3 * i, 50 - 2 * i, 3)
+        Image.fromarray(RNG.integers(0, 256, size, dtype=np.uint8)).save(root / "val2014" / file)
+        images.append({"id": 100 + i, "file_name": file})
+    for place, n in enumerate(RNG.permutation(36)):
+        image = 100 + place % 12
+        annotations.append({"id": int(n), "image_id": image, "caption": f"caption {n}"})
+    content = json.dumps({"images": images, "annotations": annotations})
+    (root / "annotations" / "captions_val2014.json").write_text(content)
+    return root
+
+
+class Pixels(FeatureNetwork):
+    """In Inception's place: mean colours of three quarters."""
+
+    def __init__(self, mode):
+        def network(params, images):
+            quarters = images.astype(jnp.float32).reshape(len(images), 2, 4, 2, 4, 3)
+            return quarters.mean((2, 4)).reshape(len(images), -1)[:, :9]
+
+        super().__init__(f"inception_{mode}", 9, network, {}, batch_size=4, mesh=None)
+
+    def _fit(self, image):
+        return np.asarray(Image.fromarray(image).resize((8, 8)))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_each_runs_from_captions_to_record(name, coco, tiny_model, tmp_path):
+    captions = preset_captions(name, coco / "annotations" / "captions_val2014.json", count=11)
+    assert len({caption.reference for caption in captions}) == 11  # one caption an image
+    model = dataclasses.replace(tiny_model, text_encoder=HashedText())
+    draw_folder(model, captions, tmp_path, steps=1, batch_size=5, progress=False)
+    network = Pixels(preset(name).resize)
+    record = distance_record(
+        network, str(tmp_path), f"{coco}/val2014", ["fid", "prdc"], preset=name
+    )
+    assert record.protocol["preset"] == name
+    assert record.num_samples == 11
+    chosen = preset(name)
+    real = [
+        fitted(np.asarray(Image.open(coco / "val2014" / file)), chosen.side, chosen.fit)
+        for file in sorted(caption.reference for caption in captions)
+    ]
+    drawn = open_images(tmp_path)
+    features = network([drawn[i] for i in range(len(drawn))])
+    expected = metrics.frechet_from_features(features, network(real))
+    assert record.metrics[f"fd_{network.name}"].value == pytest.approx(expected, rel=1e-5)
+
+
+def test_they_choose_different_captions(coco):
+    path = coco / "annotations" / "captions_val2014.json"
+    chosen = {name: [c.id for c in preset_captions(name, path, count=11)] for name in PRESETS}
+    assert chosen["mlperf"] == chosen["paper"] == sorted(chosen["mlperf"])
+    assert chosen["mosaicml"] != sorted(chosen["mosaicml"])
+    with pytest.raises(ValueError, match="has 12 captions to choose, not count=30000"):
+        preset_captions("mlperf", path)
+
+
+def test_fitting_keeps_or_breaks_proportions():
+    image = np.zeros((10, 30, 3), np.uint8)
+    image[:, 10:20] = 255
+    assert (fitted(image, 10, "crop") == 255).all()
+    stretched = fitted(image, 10, "stretch")
+    assert stretched.shape == (10, 10, 3)
+    assert (stretched[:, 0] == 0).all()
+    assert (stretched[:, 5] == 255).all()
+
+
+def test_refusals(coco, tmp_path, tiny_model):
+    with pytest.raises(ValueError, match="did you mean 'mlperf'"):
+        preset("mlperv")
+    images = open_images(coco / "val2014")
+    with pytest.raises(ValueError, match="the captions name no real images"):
+        preset_reference("paper", images, [Caption(1, "text")])
+    with pytest.raises(ValueError, match=r"1 of 1 real images are missing, the first is x\.jpg"):
+        preset_reference("paper", images, [Caption(1, "text", "x.jpg")])
+    (tmp_path / "metadata.jsonl").write_text('{"caption": "text", "id": 1}\n')
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "000000000001.png")
+    with pytest.raises(ValueError, match="measured with inception_clean, not inception_legacy"):
+        distance_record(Pixels("legacy"), str(tmp_path), f"{coco}/val2014", preset="mosaicml")
