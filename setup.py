@@ -44,7 +44,18 @@ EXTRAS = {
     "tpu": ["jax[tpu]"],
     "gpu": ["jax[cuda12]"],
     # Reference implementations, for the slow parity tests and tests/make_goldens.py.
-    "peers": ["accelerate>=1.0", "diffusers>=0.35", "torch>=2.6"],
+    "peers": [
+        "accelerate>=1.0",
+        "clean-fid>=0.1.35",
+        "diffusers>=0.35",
+        "lpips>=0.1.4",
+        "pytorch-fid>=0.3",
+        "scipy<1.18",  # pytorch-fid and clean-fid pass an argument that 1.18 no longer has
+        "torch>=2.6",
+        "torch-fidelity>=0.4",
+        "torchmetrics>=1.5",
+        "torchvision>=0.21",
+    ],
     "test": [
         "beartype>=0.19",
         "jsonschema>=4.20",

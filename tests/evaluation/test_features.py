@@ -48,11 +48,12 @@ def test_padding_does_not_count_and_pieces_do_not_matter(alone, images):
     """Eleven images in batches of three: the last batch has one image too many."""
     features = alone(images)
     assert features.shape == (11, 2048)
-    pieces = alone.statistics([images[:5], list(images[5:10]), images[10:]])
+    pieces = alone.statistics([images[:5], images[5:10], list(images[10:])])
     whole = metrics.FeatureStatistics.of(features)
     assert pieces.count == 11
     for ours, theirs in ((pieces.mean, whole.mean), (pieces.scatter, whole.scatter)):
-        np.testing.assert_allclose(ours, theirs, atol=2e-6 * np.abs(theirs).max())
+        # One image was scaled on the host: rounding, against the largest of small deviations.
+        np.testing.assert_allclose(ours, theirs, atol=2e-5 * np.abs(theirs).max())
 
 
 def test_images_of_different_sizes_are_scaled_one_by_one(alone, images):
