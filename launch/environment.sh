@@ -12,6 +12,17 @@ keep_memory_mapped() {
   export MALLOC_TOP_PAD_="${MALLOC_TOP_PAD_:-268435456}"
 }
 
+# A quarter to a third of the TPU compiler's time goes into malloc where that is glibc's. Does nothing
+# where tcmalloc is not installed (Debian: libtcmalloc-minimal4; TPU VMs have it), or already chosen.
+prefer_tcmalloc() {
+  local library folder="${1:-/usr/lib/$(uname -m)-linux-gnu}"
+  for library in "$folder/libtcmalloc_minimal.so.4" "$folder/libtcmalloc.so.4"; do
+    if [ -z "${LD_PRELOAD:-}" ] && [ -e "$library" ]; then
+      export LD_PRELOAD="$library"
+    fi
+  done
+}
+
 # The newest of the supported interpreters on PATH.
 find_python() {
   local candidate

@@ -64,6 +64,7 @@ start() {
 train() {
   local status=0
   cd "$code"
+  prefer_tcmalloc
   # Named, so that a broken TPU is an error and not a training on the CPU that nobody notices.
   JAX_PLATFORMS="${JAX_PLATFORMS:-tpu,cpu}" "$LDM_SCALING_VENV/bin/python" launch/train.py "$@" &
   echo "$!" >"$folder/pid"

@@ -18,6 +18,7 @@ from ldm_scaling.records import Record
 
 GIB = 2**30
 _PARTS = (("argument_bytes", "state"), ("temporary_bytes", "temporaries"), ("code_bytes", "code"))
+_BARS = 6  # that a panel of memory has room for, at least
 _PART_COLOURS = ("#27499c", "#3fb0c3", "#b9c3cc")
 
 
@@ -235,9 +236,13 @@ def _memory(figure: Figure | SubFigure, chip: str, records: Sequence[Record]) ->
         bottom += height
     capacity = float(records[0].costs["hbm_capacity"]) / GIB
     ax.axhline(capacity, color=style.INK, linewidth=1)
-    ax.annotate(f"{capacity:.0f} GiB", (x[-1] + 0.4, capacity), xytext=(0, 2),
-                textcoords="offset points", ha="right", va="bottom", fontsize=8)  # fmt: skip
+    ax.annotate(
+        f"{capacity:.0f} GiB", (1, capacity), xycoords=("axes fraction", "data"), xytext=(-3, 2),
+        textcoords="offset points", ha="right", va="bottom", fontsize=8,
+    )  # fmt: skip
     ax.set_xticks(x, [str(r.point["width"]) for r in records])
+    beside = max(0.6, (_BARS - len(records)) / 2)  # few bars are no wider than many
+    ax.set_xlim(x[0] - beside, x[-1] + beside)
     ax.set_ylim(0, 1.12 * capacity)
     ax.set_xlabel("width c")
     ax.set_ylabel("GiB of a chip")
@@ -248,16 +253,19 @@ def _memory(figure: Figure | SubFigure, chip: str, records: Sequence[Record]) ->
 def _utilisation(figure: Figure | SubFigure, chosen: dict[str, list[Record]]) -> None:
     ax = style.axes(figure, right=0.5)
     ends = []
-    for (chip, records), colour in zip(chosen.items(), _line_colours(len(chosen)), strict=True):
+    for place, ((chip, records), colour) in enumerate(
+        zip(chosen.items(), _line_colours(len(chosen)), strict=True)
+    ):
         x = [int(r.point["width"]) for r in records]
         y = [100 * float(r.metrics["utilisation"].value) for r in records]
-        ax.plot(x, y, "o-", color=colour)
+        # Chips are close to each other: other signs, and those of fewer widths on top.
+        ax.plot(x, y, f"{'oD^sv'[place % 5]}-", color=colour, zorder=4 - len(records) / 20)
         ends.append((float(x[-1]), float(y[-1]), chip, colour))
     ax.set_xscale("log")
-    ticks = sorted(
-        {int(x) for records in chosen.values() for x in (r.point["width"] for r in records)}
-    )
-    apart = [t for i, t in enumerate(ticks) if i == 0 or t / ticks[i - 1] > 1.15] if ticks else []
+    apart: list[int] = []
+    for width in sorted({int(r.point["width"]) for records in chosen.values() for r in records}):
+        if not apart or width / apart[-1] > 1.2:
+            apart.append(width)
     ax.set_xticks(apart, [str(t) for t in apart])
     ax.minorticks_off()
     ax.set_ylim(0, None)

@@ -132,3 +132,20 @@ def test_run_to_goal_hands_the_signal_on(checkout):
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=20) == 3
+
+
+def preferred(folder: Path, already: str = "") -> str:
+    script = f'source launch/environment.sh; prefer_tcmalloc {folder}; printf "${{LD_PRELOAD:-}}"'
+    variables = {"PATH": "/usr/bin:/bin", **({"LD_PRELOAD": already} if already else {})}
+    command = ["bash", "-c", script]
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, check=True)
+    return done.stdout.decode()
+
+
+def test_tcmalloc_is_chosen_where_it_is_and_nothing_was_chosen(tmp_path):
+    assert preferred(tmp_path) == ""
+    (tmp_path / "libtcmalloc.so.4").touch()
+    assert preferred(tmp_path) == f"{tmp_path}/libtcmalloc.so.4"
+    (tmp_path / "libtcmalloc_minimal.so.4").touch()
+    assert preferred(tmp_path) == f"{tmp_path}/libtcmalloc_minimal.so.4"
+    assert preferred(tmp_path, already="libc.so.6") == "libc.so.6"
