@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from ldm_scaling.records import read_records
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
@@ -33,3 +37,28 @@ def test_the_benchmark_compares_kernels(tmp_path):
     assert all(row["seconds"] > 0 for row in rows)
     read = {(row["what"], row["way"]): row["seconds"] for row in rows if row["per_image"]}
     assert len(read) == 6
+
+
+def test_a_packaged_model_is_drawn_scored_and_converted(tmp_path):
+    """The commands of "the world's models" that need no download, and what they leave behind."""
+    (tmp_path / "captions.txt").write_text("red apple\ncat face\nrocket\n")
+
+    def run(name, *flags):
+        command = [sys.executable, ROOT / "launch" / f"{name}.py", *flags]
+        return subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, text=True)
+
+    drawing = ["--captions=captions.txt", "--steps=10", "--guidance=2.5", "--batch_size=4"]
+    for _ in range(2):  # the second time nothing is left to draw
+        run("generate", "--model=micro-8", *drawing, "--output=drawn")
+    again = run("generate", "--model=micro-8", *drawing, "--output=drawn")
+    assert again.stdout.startswith("0 images drawn, 3 in all")
+    run("eval_fid", "--samples=drawn", "--reference=noto_emoji:test", "--features=lite0")
+    [record] = read_records(tmp_path / "scores.jsonl")
+    assert sorted(record.metrics) == ["fd_lite0_224", "kd_lite0_224"]
+    assert record.num_samples == 3
+    run("convert", "--source=micro-8", "--output=converted")
+    run("generate", "--model=converted", *drawing, "--output=other")
+    for path in sorted((tmp_path / "drawn").glob("*.png")):
+        one, other = (np.asarray(Image.open(folder / path.name), int)
+                      for folder in (path.parent, tmp_path / "other"))  # fmt: skip
+        assert np.abs(one - other).max() <= 1
