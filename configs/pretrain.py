@@ -19,7 +19,8 @@ def get_config(name: str = "micro-32") -> ConfigDict:
     config.width = int(name.removeprefix("micro-"))
     config.seed = 0
     # Frozen parts. autoencoder: "micro" (packaged), or a folder in diffusers' layout.
-    # text_encoder: "minilm" (packaged, 384 features), or a folder with a BERT and its tokenizer.
+    # text_encoder: "minilm" (packaged, 384 features), or a folder: a pipeline's with text_encoder/
+    # and tokenizer/, or one that holds a BERT, CLIP or T5 and its tokenizer. CLIP takes 77 tokens.
     config.autoencoder = "micro" if micro else ""
     config.text_encoder = "minilm" if micro else ""
     config.max_tokens = 24 if micro else 77

@@ -12,6 +12,9 @@ MODEL = flags.DEFINE_string(
     "model", "micro-48", "A packaged model, or a folder in the diffusers layout."
 )
 PROMPT = flags.DEFINE_multi_string("prompt", None, "What to draw; may be given several times.")
+NEGATIVE_PROMPT = flags.DEFINE_string(
+    "negative_prompt", "", "What guidance leads away from, in all images."
+)
 COUNT = flags.DEFINE_integer("count", 4, "Images of each prompt.", lower_bound=1)
 SAMPLER = flags.DEFINE_string("sampler", "ddim", "ddim, ddpm or dpmpp_2m.")
 STEPS = flags.DEFINE_integer("steps", 50, "Sampling steps, 1 to 1000.")
@@ -31,6 +34,7 @@ def main(argv):
         draw = TextToImage.from_pretrained(MODEL.value)
         images = draw(
             [prompt for prompt in PROMPT.value for _ in range(COUNT.value)],
+            negative_prompt=NEGATIVE_PROMPT.value,
             steps=STEPS.value,
             guidance=GUIDANCE.value,
             sampler=SAMPLER.value,

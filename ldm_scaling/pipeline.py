@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from ldm_scaling.diffusion import sampler_table
 from ldm_scaling.evaluation import Generator, Model
@@ -36,7 +36,7 @@ class TextToImage:
         """
         self.model = model
         self._generator = Generator(model, batch_size=batch_size, mesh=mesh)
-        self._unconditional = model.text_encoder([""])
+        self._empty = model.text_encoder([""])
 
     @classmethod
     def from_pretrained(
@@ -53,6 +53,7 @@ class TextToImage:
         self,
         prompts: str | Sequence[str],
         *,
+        negative_prompt: str | Sequence[str] = "",
         steps: int = 50,
         guidance: float | Sequence[float] = GUIDANCE,
         sampler: str = "ddim",
@@ -66,6 +67,8 @@ class TextToImage:
           prompts: texts; "" draws without one. What does not fit the text encoder is cut off, and
             a warning says so. Repeat a prompt for several images of it: each place in the list has
             noise of its own.
+          negative_prompt: what guidance leads away from, one for all or one per prompt; "" leads
+            away from the average image. Without guidance (rate 1) it has no effect.
           steps: 1..1000 evaluations of the denoiser.
           guidance: classifier-free guidance rate (arXiv:2207.12598), one for all or one per prompt;
             1 is none.
@@ -81,7 +84,8 @@ class TextToImage:
 
         Raises:
           ValueError: unknown sampler or spacing (names the nearest), steps out of range, guidance
-            that is not finite or does not fit the prompts, no prompts.
+            that is not finite, as many rates or negative prompts as do not fit the prompts, no
+            prompts.
           TypeError: a prompt that is not a string.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -98,10 +102,23 @@ class TextToImage:
             raise ValueError("prompts: empty; drawing needs at least 1 prompt")
         return self._generator(
             self.model.text_encoder(prompts),
-            self._unconditional,
+            self._unconditional(negative_prompt, len(prompts)),
             np.arange(len(prompts), dtype=np.int32),
             table,
             guidance=rates if rates.ndim else float(rates),
             seed=seed,
             progress="drawing" if progress else "",
         )
+
+    def _unconditional(
+        self, negative: str | Sequence[str], count: int
+    ) -> Float[np.ndarray, "N L D"]:
+        """Contexts of the negative prompts: one, or one for each of `count` prompts."""
+        if not isinstance(negative, str) and len(negative) != count:
+            raise ValueError(
+                f"negative_prompt: {len(negative)} for {count} prompts; give one for all, or one "
+                "per prompt"
+            )
+        if isinstance(negative, str):
+            return self.model.text_encoder([negative]) if negative else self._empty
+        return self.model.text_encoder(list(negative))

@@ -49,9 +49,8 @@ def context_size(config: TextConfig) -> int:
 
 def library_names(config: TextConfig) -> tuple[str, str]:
     """transformers' classes of the encoder and of its tokenizer, for model_index.json."""
-    encoder, tokenizer = _KINDS[type(config)].library_names
-    has_projection = isinstance(config, ClipTextConfig) and config.projection_dim is not None
-    return f"{encoder}WithProjection" if has_projection else encoder, tokenizer
+    # Also of a CLIP with a projection: diffusers would take the pooled state of that class.
+    return _KINDS[type(config)].library_names
 
 
 def text_params(config: TextConfig) -> Params:

@@ -71,10 +71,10 @@ def sampling_record(
     lowered = drawing_program(unet, decoding, schedule, mesh).lower(
         jax.tree.map(placed, params, param_shardings(mesh, params)),
         examples(*context),
+        examples(*context),
         examples(),
         examples(dtype=jnp.int32),
         jax.tree.map(lambda column: placed(jnp.asarray(column), everywhere), table),
-        jax.ShapeDtypeStruct((1, *context), jnp.float32, sharding=everywhere),
         jax.ShapeDtypeStruct((), jnp.uint32, sharding=everywhere),
     )
     return record_of(

@@ -76,7 +76,7 @@ class Generator:
     def __call__(
         self,
         context: Float[np.ndarray, "N L D"],
-        unconditional_context: Float[np.ndarray, "1 L D"],
+        unconditional_context: Float[np.ndarray, "#N L D"],
         example_ids: Int[np.ndarray, "N"],
         table: SamplerTable,
         *,
@@ -89,7 +89,8 @@ class Generator:
 
         Args:
           context: encoded captions, see `TextEncoder`.
-          unconditional_context: the encoded empty caption.
+          unconditional_context: what guidance leads away from, the encoded empty caption or a
+            negative prompt; one for all or one per image.
           example_ids: what the noise of an image is derived from, with `seed`.
           table: the sampler's steps, see `ldm_scaling.diffusion.solvers`.
           guidance: rate, one for all or one per image; 1 is none.
@@ -105,13 +106,14 @@ class Generator:
             raise ValueError("context: empty; drawing needs at least 1 caption")
         padded = pad(table, bucket)
         rates = np.broadcast_to(np.asarray(guidance, np.float32), (len(context),))
-        constants = jax.device_put(
-            (padded, unconditional_context, np.uint32(seed)), replicated(self._mesh)
-        )
+        # Always one per image, so that there is one program.
+        unconditional = np.broadcast_to(unconditional_context, context.shape)
+        constants = jax.device_put((padded, np.uint32(seed)), replicated(self._mesh))
         images: list[np.ndarray] = []
         ahead: jax.Array | None = None
         for rows in tqdm(list(self._batches(len(context))), progress, disable=not progress):
-            examples = (context[rows], rates[rows], example_ids[rows].astype(np.int32))
+            ids = example_ids[rows].astype(np.int32)
+            examples = (context[rows], unconditional[rows], rates[rows], ids)
             drawn = self._draw(self._params, *put_batch(self._mesh, examples), *constants)
             if ahead is not None:  # fetched while the next batch is computed
                 images.append(np.asarray(ahead))
@@ -129,7 +131,7 @@ class Generator:
 def drawing_program(
     unet_config: UNetConfig, decoding: AutoencoderConfig, schedule: Schedule, mesh: Mesh
 ) -> Any:
-    """(params, context, rate, example_ids, table, unconditional context, seed) -> uint8 images."""
+    """(params, context, unconditional context, rate, example_ids, table, seed) -> uint8 images."""
     # Any: linen's `apply` is typed to return the changed collections, too.
     unet: Any = UNet(unet_config)
     autoencoder: Any = Autoencoder(decoding)
@@ -138,10 +140,10 @@ def drawing_program(
     def draw(
         params: Params,
         context: Context,
+        unconditional_context: Context,
         rate: Float[jax.Array, "B"],
         example_ids: Int[jax.Array, "B"],
         table: SamplerTable,
-        unconditional_context: Float[jax.Array, "1 L D"],
         seed: jax.Array,
     ) -> UInt8[jax.Array, "B H W 3"]:
         def model_fn(x_t, t, context):

@@ -14,7 +14,7 @@ from ldm_scaling.checkpoint.pipeline_folder import read_model_index, read_schedu
 from ldm_scaling.checkpoint.weights_file import read_json
 from ldm_scaling.diffusion import Schedule
 from ldm_scaling.encoders import AutoencoderConfig
-from ldm_scaling.evaluation.text import MAX_TOKENS, MICRO_MAX_TOKENS, TextEncoder
+from ldm_scaling.evaluation.text import MICRO_MAX_TOKENS, TextEncoder
 from ldm_scaling.types import Params
 from ldm_scaling.unet import UNetConfig
 
@@ -153,7 +153,8 @@ def vae_folder(folder: Path) -> Path:
 
 def _hash_files(folder: Path) -> str:
     digest = hashlib.sha256()
-    for part in (folder / "unet", vae_folder(folder), folder / "scheduler"):
+    text = [part for part in (folder / "text_encoder", folder / "tokenizer") if part.is_dir()]
+    for part in (folder / "unet", vae_folder(folder), folder / "scheduler", *text):
         for path in sorted(p for p in part.iterdir() if p.is_file()):
             digest.update(f"{part.name}/{path.name}".encode())
             with open(path, "rb") as file:
@@ -172,4 +173,4 @@ def _text_encoder(card: ModelCard, minilm: TextEncoder | None) -> TextEncoder:
             return minilm
         return TextEncoder.packaged(max_tokens)
     config, params = import_text_encoder(folder / "text_encoder")
-    return TextEncoder(config, params, folder / "tokenizer", card.max_tokens or MAX_TOKENS)
+    return TextEncoder(config, params, folder / "tokenizer", card.max_tokens)

@@ -1,5 +1,6 @@
 """Captions to what the networks are conditioned on, and to what alignment is measured against."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -12,19 +13,19 @@ from jaxtyping import Float
 
 from ldm_scaling.checkpoint.identity import weights_hash
 from ldm_scaling.checkpoint.packaged import load_minilm
-from ldm_scaling.encoders import Bert, BertConfig, sentence_embedding
+from ldm_scaling.encoders import TextConfig, encode_text, sentence_embedding
 from ldm_scaling.encoders.tokenizers import load_tokenizer
 from ldm_scaling.evaluation.files import cached_array
 from ldm_scaling.types import Params
 
 MICRO_MAX_TOKENS = 24  # of the micro family: covers every caption of the packaged emoji
-MAX_TOKENS = 77  # of the others, as CLIP's
+MAX_TOKENS = 77  # of others that do not say it: CLIP's, and what Stable Diffusion's family gives T5
 
 
 class TextEncoder:
-    """Captions to contexts, with a frozen BERT.
+    """Captions to contexts, with a frozen encoder of any kind.
 
-    A context is zero at padding, so its length carries no information.
+    What a context holds at padding is the encoder's business, see `encoders.text`.
 
     Attributes:
       max_tokens: length of a context; longer captions are cut.
@@ -32,18 +33,24 @@ class TextEncoder:
 
     def __init__(
         self,
-        config: BertConfig,
+        config: TextConfig,
         params: Params,
         tokenizer: Path,
-        max_tokens: int = MICRO_MAX_TOKENS,
+        max_tokens: int | None = None,
         batch_size: int = 64,
     ):
-        """Takes weights and the folder of their tokenizer; see `packaged`."""
+        """Takes weights and the folder of their tokenizer; see `packaged`.
+
+        Args:
+          config, params: the encoder.
+          tokenizer: folder.
+          max_tokens: default `MAX_TOKENS`, or less where the encoder takes less.
+          batch_size: captions encoded at a time.
+        """
         self._tokenize = load_tokenizer(tokenizer)
-        self._params, self._batch_size = params, batch_size
-        self.max_tokens = max_tokens
-        module = Bert(config)
-        self._encode = jax.jit(lambda p, ids, mask: module.apply({"params": p}, ids, mask))
+        self._config, self._params, self._batch_size = config, params, batch_size
+        self.max_tokens = max_tokens or min(MAX_TOKENS, self._tokenize.longest or MAX_TOKENS)
+        self._encode = jax.jit(functools.partial(encode_text, config))
 
     @classmethod
     def packaged(cls, max_tokens: int = MICRO_MAX_TOKENS) -> "TextEncoder":
@@ -57,13 +64,13 @@ class TextEncoder:
             part = list(captions[start : start + self._batch_size])
             padded = part + [""] * (self._batch_size - len(part))  # one shape, one compilation
             ids, mask = self._tokenize(padded, self.max_tokens)
-            hidden = np.asarray(self._encode(self._params, ids, mask))
-            found.append((hidden * mask[..., None])[: len(part)])
+            found.append(np.asarray(self._encode(self._params, ids, mask))[: len(part)])
         return np.concatenate(found)
 
     def cached(self, captions: Sequence[str], folder: Path) -> Float[np.ndarray, "N L D"]:
         """Contexts kept in `folder`, under a name that weights, settings and captions decide."""
-        settings = json.dumps([weights_hash(self._params), self.max_tokens, list(captions)])
+        encoder = [weights_hash(self._params), repr(self._config)]
+        settings = json.dumps([*encoder, self.max_tokens, list(captions)])
         name = hashlib.sha256(settings.encode()).hexdigest()[:16]
         return cached_array(folder / f"context-{name}.npy", lambda: self(captions))
 

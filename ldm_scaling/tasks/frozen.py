@@ -9,7 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from ldm_scaling.encoders import Autoencoder, AutoencoderConfig, Bert, BertConfig
+from ldm_scaling.encoders import (
+    Autoencoder,
+    AutoencoderConfig,
+    TextConfig,
+    context_size,
+    encode_text,
+)
 from ldm_scaling.types import Batch, Context, Images, Params, TokenIds
 
 Tokenize: TypeAlias = Callable[[Sequence[str], int], tuple[np.ndarray, np.ndarray]]
@@ -22,7 +28,7 @@ class FrozenEncoders:
 
     Attributes:
       autoencoder: config; its `scaling_factor` and `shift_factor` make latents of unit size.
-      text_encoder: config.
+      text_encoder: config of any kind.
       tokenizer: of the text encoder.
       max_tokens: length that every caption is padded or cut to.
 
@@ -30,14 +36,14 @@ class FrozenEncoders:
     """
 
     autoencoder: AutoencoderConfig
-    text_encoder: BertConfig
+    text_encoder: TextConfig
     tokenizer: Tokenize
     max_tokens: int
 
     @property
     def context_size(self) -> int:
         """Features of a context token."""
-        return self.text_encoder.hidden_size
+        return context_size(self.text_encoder)
 
     def tokenize(self, captions: Iterable[str]) -> dict[str, np.ndarray]:
         """Captions -> "token_ids", "token_mask", int32 [B, max_tokens]."""
@@ -55,10 +61,8 @@ class FrozenEncoders:
         return mean, jnp.exp(0.5 * logvar)
 
     def encode_text(self, params: Params, token_ids: TokenIds, token_mask: TokenIds) -> Context:
-        """Token ids -> context [B, L, D], zero at padding, so that its length says nothing."""
-        module: Any = Bert(self.text_encoder)
-        hidden = module.apply({"params": params["text_encoder"]}, token_ids, token_mask)
-        return hidden * token_mask[..., None].astype(hidden.dtype)
+        """Token ids -> context [B, L, D]; what it holds at padding see `encoders.text`."""
+        return encode_text(self.text_encoder, params["text_encoder"], token_ids, token_mask)
 
     def encode_batch(self, params: Params, batch: Batch) -> dict[str, jax.Array]:
         """ "image", "token_ids", "token_mask" -> "latent_mean", "latent_std", "context"."""

@@ -1,8 +1,9 @@
 """Text-to-image latent diffusion from scratch (arXiv:2112.10752; the family's base training)."""
 
+import fnmatch
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,8 @@ class PretrainTask:
       spacing: of the sampler that the exported scheduler config recommends.
       family: "paper" or "micro", for records.
       companions: folder name -> folder, the parts of the exported pipeline that are not trained
-        ("vae", ...); linked or copied into each export.
-      index: model_index.json entries of parts that are neither trained nor companions.
+        ("vae", "text_encoder", "tokenizer"); linked or copied into each export.
+      index: model_index.json entries of what is not trained, but for the autoencoder's.
 
     Raises:
       ValueError: prediction type and schedule, or latents and UNet, do not fit.
@@ -143,14 +144,15 @@ class PretrainTask:
         export_unet(self.config, params, folder / "unet")
         write_scheduler(folder, self._scheduler_config())
         for name, source in self._companions.items():
-            ignore = shutil.ignore_patterns("training.json")  # says how that part was trained
+            ignore = _ignore_all_but(*_COMPANION_FILES[name])
             shutil.copytree(source, folder / name, ignore=ignore, copy_function=_link_or_copy)
+        vae = {"vae": ("diffusers", "AutoencoderKL")} if "vae" in self._companions else {}
         write_model_index(
             folder,
             {
                 "unet": ("diffusers", "UNet2DConditionModel"),
                 "scheduler": ("diffusers", "DDIMScheduler"),
-                **{name: COMPANION_CLASSES[name] for name in self._companions},
+                **vae,
                 **self._index,
             },
         )
@@ -184,11 +186,25 @@ class PretrainTask:
         }
 
 
-COMPANION_CLASSES = {
-    "vae": ("diffusers", "AutoencoderKL"),
-    "text_encoder": ("transformers", "BertModel"),
-    "tokenizer": ("transformers", "BertTokenizerFast"),
+# A text encoder and its tokenizer may share a folder with each other, and with the same weights for
+# other frameworks.
+_COMPANION_FILES = {
+    "vae": ("config.json", "diffusion_pytorch_model*.safetensors*"),
+    "text_encoder": ("config.json", "model*.safetensors*"),
+    "tokenizer": (
+        *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json"),
+        *("vocab.*", "merges.txt", "spiece.model"),
+    ),
 }
+
+
+def _ignore_all_but(*patterns: str) -> Callable[[Any, list[str]], list[str]]:
+    """For `shutil.copytree`: files that match a pattern are copied, nothing else."""
+
+    def ignored(folder: Any, names: list[str]) -> list[str]:
+        return [name for name in names if not any(fnmatch.fnmatch(name, kept) for kept in patterns)]
+
+    return ignored
 
 
 def _link_or_copy(source: str, target: str) -> None:

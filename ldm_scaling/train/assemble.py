@@ -13,7 +13,8 @@ from ldm_scaling.checkpoint.diffusers import import_autoencoder, import_text_enc
 from ldm_scaling.checkpoint.packaged import MODELS, load_minilm
 from ldm_scaling.data import Pipeline, Source, Transform, image_transform, open_source
 from ldm_scaling.diffusion import Schedule
-from ldm_scaling.encoders import AutoencoderConfig, BertConfig
+from ldm_scaling.encoders import AutoencoderConfig, TextConfig
+from ldm_scaling.encoders.text import library_names
 from ldm_scaling.encoders.tokenizers import Tokenizer, load_tokenizer
 from ldm_scaling.naming import check_name
 from ldm_scaling.records import measurement_hash
@@ -171,7 +172,7 @@ def _unet(config: ConfigDict, autoencoder: AutoencoderConfig) -> UNetConfig:
 class TextEncoder(NamedTuple):
     """A text encoder with its weights, and how an exported pipeline names it."""
 
-    config: BertConfig
+    config: TextConfig
     params: Params
     tokenizer: Tokenizer
     folders: dict[str, Path]
@@ -179,14 +180,19 @@ class TextEncoder(NamedTuple):
 
 
 def _text_encoder(config: ConfigDict) -> TextEncoder:
-    name = _required(config, "text_encoder", "'minilm', or a pipeline's folder with text_encoder/")
+    wanted = "'minilm', or the folder of a text encoder or of a pipeline that has one"
+    name = _required(config, "text_encoder", wanted)
     if name == "minilm":
-        bert, params, folder = load_minilm()
+        encoder, params, folder = load_minilm()
         entries = {"text_encoder": ("ldm_scaling", "minilm")}
-        return TextEncoder(bert, params, load_tokenizer(folder), {}, entries)
-    folders = {part: Path(name) / part for part in ("text_encoder", "tokenizer")}
-    bert, params = import_text_encoder(folders["text_encoder"])
-    return TextEncoder(bert, params, load_tokenizer(folders["tokenizer"]), folders, {})
+        return TextEncoder(encoder, params, load_tokenizer(folder), {}, entries)
+    # A pipeline has folders of both; one that holds the model alone holds its tokenizer beside it.
+    parts, home = ("text_encoder", "tokenizer"), Path(name)
+    folders = {part: home / part if (home / parts[0]).is_dir() else home for part in parts}
+    encoder, params = import_text_encoder(folders["text_encoder"])
+    classes = zip(parts, library_names(encoder), strict=True)
+    entries = {part: ("transformers", class_name) for part, class_name in classes}
+    return TextEncoder(encoder, params, load_tokenizer(folders["tokenizer"]), folders, entries)
 
 
 def _required(config: ConfigDict, field: str, wanted: str) -> str:

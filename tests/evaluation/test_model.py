@@ -8,6 +8,7 @@ import pytest
 from ldm_scaling.evaluation import Model, ModelCard, TextEncoder, find_folder, sentence_embeddings
 from ldm_scaling.evaluation.files import cached_array, write_atomically
 from ldm_scaling.evaluation.model import expand_names
+from tests.encoders.vocabularies import clip_folder
 from tests.evaluation.conftest import AUTOENCODER, SCHEDULE, UNET, HashedText, tiny_params
 
 
@@ -67,6 +68,22 @@ def test_the_length_of_contexts_comes_from_training(models, tmp_path):
     assert card.max_tokens == 40
     assert ModelCard.read(models / "early").max_tokens is None
     assert Model.from_folder(copy, HashedText()).text_encoder(["a cat"]).shape == (1, 40, 384)
+
+
+def test_a_folder_may_hold_its_own_text_encoder(models, tmp_path):
+    """CLIP's, cut to the length that its tokenizer knows of; it decides images, so the hash too."""
+    copy = shutil.copytree(models / "early", tmp_path / "copy")
+    without = ModelCard.read(copy).weights_hash
+    config = clip_folder(copy / "text_encoder", copy / "tokenizer", width=384)
+    index = json.loads((copy / "model_index.json").read_text())
+    index["text_encoder"] = ["transformers", "CLIPTextModel"]
+    (copy / "model_index.json").write_text(json.dumps(index))
+    encoder = Model.from_folder(copy).text_encoder
+    assert encoder.max_tokens == config.max_position_embeddings < 77
+    context = encoder(["a cat", ""])
+    assert context.shape == (2, encoder.max_tokens, 384)
+    assert (np.abs(context).max(-1) > 0).all()  # padding is read, and kept
+    assert ModelCard.read(copy).weights_hash != without
 
 
 def test_contexts_are_zero_at_padding_and_cached(tmp_path):

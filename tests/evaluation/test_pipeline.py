@@ -39,6 +39,26 @@ def test_an_image_depends_on_its_own_prompt_place_and_rate_only(draw):
     assert np.abs(alone.astype(int) - other).max() > 1
 
 
+def test_guidance_leads_away_from_the_negative_prompt(draw):
+    options = {"steps": 2, "guidance": 50.0}  # the tiny model hardly hears its prompts
+    plain, other = draw("a", **options), draw("a", negative_prompt="b", **options)
+    assert np.abs(plain.astype(int) - other).max() > 1
+    np.testing.assert_array_equal(draw("a", negative_prompt="", **options), plain)
+    # One for each: every image has its own, whatever the others' are.
+    each = draw(["a", "a", "c"], negative_prompt=["b", "", "d"], **options)
+    all_b = draw(["a", "a", "c"], negative_prompt="b", **options)
+    none = draw(["a", "a", "c"], **options)
+    assert np.abs(each[0].astype(int) - all_b[0]).max() <= 1
+    assert np.abs(each[1].astype(int) - none[1]).max() <= 1
+    for i, unlike in ((0, none), (1, all_b), (2, all_b), (2, none)):
+        assert np.abs(each[i].astype(int) - unlike[i]).max() > 1
+    # The prompt itself leaves nothing to be guided by, and without guidance there is no effect.
+    away = draw("a", negative_prompt="a", **options)
+    unguided = draw("a", negative_prompt="b", steps=2, guidance=1.0)
+    assert np.abs(away.astype(int) - unguided).max() <= 1
+    assert draw._generator._draw._cache_size() == 1
+
+
 def test_default_spacing_is_the_models(draw):
     assert draw.model.card.spacing == "trailing"
     chosen = draw("a", steps=2, guidance=1.0, spacing="trailing")
@@ -54,6 +74,7 @@ def test_default_spacing_is_the_models(draw):
         ({"steps": 1001}, "steps=1001"),
         ({"guidance": float("nan")}, "guidance"),
         ({"guidance": [1.0, 2.0]}, "2 rates for 1 prompts"),
+        ({"negative_prompt": ["b", "c"]}, "negative_prompt: 2 for 1 prompts; give one for all"),
     ],
 )
 def test_bad_options_are_explained(draw, options, message):

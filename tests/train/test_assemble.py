@@ -7,13 +7,22 @@ import pytest
 from PIL import Image
 from test_configs import get_config
 
-from ldm_scaling.checkpoint.diffusers import import_autoencoder, import_unet
+from ldm_scaling.checkpoint.diffusers import (
+    export_autoencoder,
+    import_autoencoder,
+    import_text_encoder,
+    import_unet,
+)
+from ldm_scaling.checkpoint.pipeline_folder import read_model_index
 from ldm_scaling.data import open_source
-from ldm_scaling.sharding import make_mesh
+from ldm_scaling.encoders import Autoencoder, AutoencoderConfig
+from ldm_scaling.evaluation import Model
+from ldm_scaling.sharding import make_mesh, param_shardings
 from ldm_scaling.tasks import AutoencoderTask
 from ldm_scaling.train import train
-from ldm_scaling.train.assemble import assemble, split_folder
+from ldm_scaling.train.assemble import assemble, frozen_parts, split_folder
 from ldm_scaling.train.precompute import precompute, result_folder
+from tests.encoders.vocabularies import FOLDERS
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +115,76 @@ def test_from_images_to_a_pipeline_folder(autoencoder_config, discs, tmp_path, c
     assert import_autoencoder(folder / "vae")[0] == vae
     sets = sorted(path.parent.name for path in (tmp_path / "run").glob("cache/*/encoding.json"))
     assert sets == (["all", "train"] if cache == "at start" else [])
+
+
+@pytest.fixture(scope="module")
+def vae_folder(tmp_path_factory):
+    config = AutoencoderConfig(
+        block_out_channels=(8, 8), layers_per_block=1, norm_groups=4, mid_attention=False
+    )
+    image = jax.ShapeDtypeStruct((1, 8, 8, 3), np.float32)
+    shapes = jax.eval_shape(Autoencoder(config).init, jax.random.key(0), image)["params"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.normal(0, 0.1, x.shape).astype(np.float32), shapes)
+    folder = tmp_path_factory.mktemp("vae")
+    export_autoencoder(config, params, folder)
+    return folder
+
+
+@pytest.fixture
+def text_config(vae_folder, discs, tmp_path):
+    """text_config(kind, alone) -> the config of a run with a small encoder of that kind."""
+
+    def make(kind, alone=False):
+        home = tmp_path / "text"
+        parts = (home, home) if alone else (home / "text_encoder", home / "tokenizer")
+        FOLDERS[kind](*parts, 16)
+        (home / "flax_model.msgpack").write_bytes(b"not ours")
+        config = small(get_config("pretrain", "micro-16"), discs)
+        config.update(autoencoder=str(vae_folder), text_encoder=str(home), max_tokens=8)
+        config.update(cache=False)
+        config.model.context_size = 16
+        return config
+
+    return make
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["pipeline", "alone"])
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_any_text_encoder_is_frozen_and_sharded(text_config, kind, alone):
+    config = text_config(kind, alone)
+    frozen = frozen_parts(config)
+    tokens = frozen.encoders.tokenize(["red disc", ""])
+    context = jax.jit(frozen.encoders.encode_text)(frozen.params, **tokens)
+    assert context.shape == (2, 8, frozen.encoders.context_size) == (2, 8, 16)
+    assert np.abs(context[0, 0] - context[0, 1]).max() > 1e-3
+    mesh = make_mesh(fsdp=4, tensor=2)
+    shardings = param_shardings(mesh, frozen.params["text_encoder"], min_size=64)
+    axes = [str(sharding.spec) for sharding in jax.tree.leaves(shardings)]
+    assert sum("tensor" in a for a in axes) >= 10
+    assert sum("fsdp" in a for a in axes) >= 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_training_with_any_text_encoder(text_config, tmp_path, kind):
+    """From captions to a folder that draws, on eight devices, the encoder in slices."""
+    config = text_config(kind, alone=kind == "t5")
+    config.mesh.update(replica=2, fsdp=2, tensor=2)
+    state = train(config, tmp_path / "run")
+    assert (int(state.step), int(state.skipped_total)) == (4, 0)
+    folder = tmp_path / "run" / "export" / "final"
+    names = {"bert": "BertModel", "clip": "CLIPTextModel", "t5": "T5EncoderModel"}
+    assert read_model_index(folder)["text_encoder"] == ("transformers", names[kind])
+    files = {p.name for part in ("text_encoder", "tokenizer") for p in (folder / part).iterdir()}
+    assert "flax_model.msgpack" not in files
+    frozen = frozen_parts(config)
+    assert import_text_encoder(folder / "text_encoder")[0] == frozen.encoders.text_encoder
+    encoder = Model.from_folder(folder).text_encoder
+    assert encoder.max_tokens == 8
+    tokens = frozen.encoders.tokenize(["red disc"])
+    expected = jax.jit(frozen.encoders.encode_text)(frozen.params, **tokens)
+    np.testing.assert_allclose(encoder(["red disc"]), expected, atol=1e-5)
 
 
 def test_every_split_has_a_folder_of_its_own(tmp_path):
