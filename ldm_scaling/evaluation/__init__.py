@@ -11,7 +11,7 @@ from ldm_scaling.evaluation.model import Model, ModelCard, find_folder, packaged
 from ldm_scaling.evaluation.perceptual import Lpips
 from ldm_scaling.evaluation.points import Point, study_points
 from ldm_scaling.evaluation.protocol import Evaluator, Protocol
-from ldm_scaling.evaluation.score import Reference, score
+from ldm_scaling.evaluation.score import Reference, feature_scores, score
 from ldm_scaling.evaluation.statistics import (
     load_gaussian,
     merged_over_processes,
@@ -34,6 +34,7 @@ __all__ = [
     "Reference",
     "TextEncoder",
     "example_keys",
+    "feature_scores",
     "find_folder",
     "listing",
     "load_gaussian",

@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 
 from ldm_scaling import metrics
-from ldm_scaling.evaluation import Evaluator, Lite0, Protocol, Reference, TextEncoder, score
+from ldm_scaling.evaluation import (
+    Evaluator,
+    Lite0,
+    Protocol,
+    Reference,
+    TextEncoder,
+    feature_scores,
+    score,
+)
 from ldm_scaling.evaluation.protocol import load_split
 
 SIZE, CAPTION_SIZE = 20, 8
@@ -64,6 +72,16 @@ def test_features_do_not_depend_on_what_else_is_in_the_batch(tmp_path):
     np.testing.assert_array_equal(lite0.cached(images, tmp_path), features + 1)
     lite0.cached(images[:4], tmp_path)  # other images are kept under another name
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_scores_of_another_network_carry_its_name(bench):
+    reference, alignment = bench
+    features, captions = pairs(np.random.default_rng(1), 60, shift=0.3)
+    named = feature_scores(features, reference, "inception_clean", resamples=100)
+    lite0 = score(features, captions, reference, alignment, resamples=100)
+    assert set(named) == {f"{kind}_inception_clean" for kind in ("fd", "kd", "precision", "recall")}
+    for name, metric in named.items():
+        assert metric == lite0[name.replace("inception_clean", "lite0")]
 
 
 @pytest.mark.slow
