@@ -65,7 +65,15 @@ class FeatureNetwork:
             return self._run(images)
         size = self._run.batch_size  # no more images at once: scaled ones are large
         parts = [images[start : start + size] for start in range(0, len(images), size)]
-        return np.concatenate([self._run(np.stack([self._fit(i) for i in part])) for part in parts])
+        return np.concatenate([self._run(self._stacked(part)) for part in parts])
+
+    def _stacked(self, images: ImageSet) -> np.ndarray:
+        fitted = [self._fit(image) for image in images]
+        if len(sizes := {image.shape for image in fitted}) > 1:
+            raise ValueError(
+                f"images of {sorted(sizes)}: {self.name} takes those of one size; scale them first"
+            )
+        return np.stack(fitted)
 
     def _fit(self, image: np.ndarray) -> np.ndarray:
         """What `network` takes of an image of a sequence: where it scales, all have one size."""

@@ -117,3 +117,14 @@ def test_refusals(folders, tmp_path):
         distance_record(Stand(), f"{root}/drawn", str(tmp_path / "other.npz"))
     with pytest.raises(ValueError, match="statistics; give the images"):
         distance_record(Stand(), str(tmp_path / "other.npz"), f"{root}/real")
+
+
+def test_images_of_mixed_sizes_are_refused_where_the_network_does_not_scale(folders, tmp_path):
+    root, _ = folders
+    for i, shape in enumerate([(4, 4), (4, 5)]):
+        image = RNG.integers(0, 256, (*shape, 3), dtype=np.uint8)
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    with pytest.raises(
+        ValueError, match=r"images of \[\(4, 4, 3\), \(4, 5, 3\)\]: projection takes"
+    ):
+        distance_record(Projection(), str(tmp_path), f"{root}/real", ["fid"])
