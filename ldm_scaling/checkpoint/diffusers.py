@@ -123,8 +123,11 @@ def import_text_encoder(
 def export_text_encoder(
     config: TextConfig, params: Params, folder: Folder, dtype: str = "float32"
 ) -> None:
-    """Writes what transformers' `BertModel`, `CLIPTextModel` (with a projection
-    `CLIPTextModelWithProjection`) or `T5EncoderModel` opens; see `export_unet`.
+    """Writes what transformers' encoder of that kind opens; see `export_unet`.
+
+    `BertModel`, `T5EncoderModel`, `CLIPTextModel`, or with a projection
+    `CLIPTextModelWithProjection`. `skipped_layers` of a CLIP is a note that this library reads;
+    diffusers takes it as `clip_skip` of each call.
     """
     raw = transformers_config.text_to_transformers(config)
     _save(folder, TEXT_ENCODER_WEIGHTS, raw, text_params(config), params, dtype)

@@ -96,8 +96,8 @@ def lower(config: ConfigDict, task: PretrainTask, mesh: Mesh, program: str) -> A
 def abstract_task(config: ConfigDict) -> PretrainTask:
     """The task that `config` would train, with shapes in place of frozen weights.
 
-    The text encoder of an online run (`config.cache` is False) is a BERT-large: of the encoders
-    with 1024 features, the one that this library has.
+    The text encoder of an online run (`config.cache` is False) is a BERT-large: with 1024 features
+    it has 334 million parameters, beside 340 of Stable Diffusion 2.x's CLIP and 341 of T5 v1.1.
     """
     size = config.data.image_size
     model = unet_config(
