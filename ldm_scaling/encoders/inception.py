@@ -210,7 +210,7 @@ class InceptionV3(nn.Module):
     """Images of `SIZE` x `SIZE` pixels, about [-1, 1] -> pooled features and class logits.
 
     How pixels come to that size and range is part of a metric's definition, and of
-    `ldm_scaling.evaluation.inception`. Float32 in full precision on every device: a distance
+    `ldm_scaling.evaluation.features`. Float32 in full precision on every device: a distance
     between features is small against the features.
     """
 

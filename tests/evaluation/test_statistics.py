@@ -58,15 +58,16 @@ def test_one_process_has_nothing_to_merge():
 WORKER = """
 import hashlib, sys
 import jax, numpy as np
-jax.distributed.initialize(*[sys.argv[i].split("=")[1] for i in (1,)],
-                           *[int(sys.argv[i].split("=")[1]) for i in (2, 3)])
+coordinator, count, index = (argument.split("=")[1] for argument in sys.argv[1:4])
+jax.distributed.initialize(coordinator, int(count), int(index))
 from ldm_scaling.evaluation import merged_over_processes
 from ldm_scaling.metrics import FeatureStatistics
 rng = np.random.default_rng(0)
 rows = rng.normal(size=(20, 6)) @ rng.normal(size=(6, 6)) + 1
-mine = [rows[:13], rows[13:], rows[:0]][jax.process_index()]
-total = merged_over_processes(FeatureStatistics.empty(6).update(mine) if len(mine)
-                              else FeatureStatistics.empty(6))
+own = FeatureStatistics.empty(6)
+if index != "2":
+    own = own.update([rows[:13], rows[13:]][int(index)])
+total = merged_over_processes(own)
 print(hashlib.sha256(total.mean.tobytes() + total.scatter.tobytes()).hexdigest(), total.count)
 """
 
