@@ -32,7 +32,7 @@ def main(argv):
 
     from ldm_scaling.evaluation.clip_score import ClipEmbedder, clip_record
     from ldm_scaling.launching import explained
-    from ldm_scaling.records import append_record
+    from ldm_scaling.records import append_record, metrics_table
     from ldm_scaling.sharding import make_mesh
 
     with explained("eval_clip"):
@@ -46,9 +46,7 @@ def main(argv):
             preset=PRESET.value,
         )
         append_record(OUTPUT.value, record)
-    for name, metric in record.metrics.items():
-        interval = "" if metric.low is None else f"   [{metric.low:.4f}, {metric.high:.4f}]"
-        print(f"{name:24s} {metric.value:12.4f}{interval}")
+    print(metrics_table(record))
     print(f"{record.num_samples} images; a record was added to {OUTPUT.value}")
 
 

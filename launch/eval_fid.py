@@ -53,7 +53,7 @@ def main(argv):
         raise app.UsageError(f"unknown arguments: {argv[1:]}")
     from ldm_scaling.evaluation.distances import distance_record
     from ldm_scaling.launching import explained
-    from ldm_scaling.records import append_record
+    from ldm_scaling.records import append_record, metrics_table
 
     with explained("eval_fid"):
         record = distance_record(
@@ -67,9 +67,7 @@ def main(argv):
             preset=PRESET.value,
         )
         append_record(OUTPUT.value, record)
-    for name, metric in record.metrics.items():
-        interval = "" if metric.low is None else f"   [{metric.low:.4f}, {metric.high:.4f}]"
-        print(f"{name:24s} {metric.value:12.4f}{interval}")
+    print(metrics_table(record))
     print(f"{record.num_samples} images; a record was added to {OUTPUT.value}")
 
 

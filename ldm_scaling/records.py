@@ -94,6 +94,15 @@ class Record:
             raise ValueError(f"not a record: {error}") from error
 
 
+def metrics_table(record: Record) -> str:
+    """The metrics of a record, one a line, with their intervals."""
+    lines = []
+    for name, metric in record.metrics.items():
+        interval = "" if metric.low is None else f"   [{metric.low:.4f}, {metric.high:.4f}]"
+        lines.append(f"{name:24s} {metric.value:12.4f}{interval}")
+    return "\n".join(lines)
+
+
 def measurement_hash(**identity: Any) -> str:
     """Sixteen hex digits of the canonical JSON of `identity`."""
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))

@@ -4,7 +4,14 @@ import dataclasses
 
 import pytest
 
-from ldm_scaling.records import Metric, Record, append_record, find_records, read_records
+from ldm_scaling.records import (
+    Metric,
+    Record,
+    append_record,
+    find_records,
+    metrics_table,
+    read_records,
+)
 
 
 def record(**changes) -> Record:
@@ -86,3 +93,10 @@ def test_records_are_found_by_file_or_packaged_name(tmp_path):
     assert {r.kind for r in packaged} >= {"training", "samples"}
     with pytest.raises(FileNotFoundError, match=r"'nowhere'.*\['micro-training', 'pods'\]"):
         find_records("nowhere")
+
+
+def test_the_table_shows_intervals_where_there_are_any():
+    found = {"fid": Metric(12.5, 12.0, 13.25), "kid": Metric(0.001)}
+    first, second = metrics_table(Record("distance", {}, 0, 10, found)).splitlines()
+    assert first.split() == ["fid", "12.5000", "[12.0000,", "13.2500]"]
+    assert second.split() == ["kid", "0.0010"]
