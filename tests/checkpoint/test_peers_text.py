@@ -83,7 +83,8 @@ def transformers(torch):
 def randomised(model, torch):
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.normal_(0, max(parameter[..., :1].numel(), 8) ** -0.5)
+            width = parameter.shape[-1] if parameter.ndim else 1
+            parameter.normal_(0, max(width, 8) ** -0.5)
     return model.eval()
 
 

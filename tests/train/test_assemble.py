@@ -170,7 +170,7 @@ def test_any_text_encoder_is_frozen_and_sharded(text_config, kind, alone):
 def test_training_with_any_text_encoder(text_config, tmp_path, kind):
     """From captions to a folder that draws, on eight devices, the encoder in slices."""
     config = text_config(kind, alone=kind == "t5")
-    config.mesh.update(replica=2, fsdp=2, tensor=2)
+    config.mesh.tensor = 2
     state = train(config, tmp_path / "run")
     assert (int(state.step), int(state.skipped_total)) == (4, 0)
     folder = tmp_path / "run" / "export" / "final"
