@@ -91,7 +91,9 @@ def test_records_are_found_by_file_or_packaged_name(tmp_path):
     assert find_records(path) == path
     packaged = read_records(find_records("micro-training"))
     assert {r.kind for r in packaged} >= {"training", "samples"}
-    with pytest.raises(FileNotFoundError, match=r"'nowhere'.*\['micro-training', 'pods'\]"):
+    with pytest.raises(
+        FileNotFoundError, match=r"'nowhere'.*\['micro-training', 'pods', 'weak_scaling'\]"
+    ):
         find_records("nowhere")
 
 
