@@ -24,12 +24,7 @@ WEIGHTS = flags.DEFINE_string("weights", None, "Of Inception: pt_inception-2015-
 PUBLISHED = flags.DEFINE_bool(
     "published", True, "Check the weights' hash; with others the result is not called FID."
 )
-REPRESET = flags.DEFINE_string(
-    "preset",
-    "",
-    "mlperf, mosaicml or paper: sets --resize; of --reference the images that were drawn count.",
-)
-SIZE = flags.DEFINE_enum(
+RESIZE = flags.DEFINE_enum(
     "resize",
     "legacy",
     ["legacy", "clean", "tensorflow"],

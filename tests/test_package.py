@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 HEAVY = ("jax", "tensorflow", "torch", "flax", "transformers", "matplotlib", "tensorflow_datasets")
 
@@ -74,3 +76,15 @@ def test_every_launcher_teaches():
     for path in sorted((ROOT / "launch").glob("*.py")):
         text = path.read_text()
         assert f"python launch/{path.name}" in text.split('"""')[1], f"{path.name}: no example"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "launch").glob("*.py")), ids=lambda path: path.name)
+def test_every_launcher_starts(path):
+    """Its flags are defined, each once, before anything of weight is imported."""
+    done = subprocess.run(
+        [sys.executable, path, "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr  # absl's exit code of --help
+    first = path.read_text().split('"""')[1].splitlines()[0]
+    assert first in done.stdout
+    assert "--" in done.stdout.partition(path.name)[2]
