@@ -21,10 +21,11 @@ from ldm_scaling.checkpoint.identity import weights_hash
 from ldm_scaling.encoders import Clip, ClipConfig
 from ldm_scaling.encoders.clip_vision import clip_pixels
 from ldm_scaling.encoders.tokenizers import load_tokenizer
+from ldm_scaling.evaluation import presets
 from ldm_scaling.evaluation.batches import InBatches
 from ldm_scaling.evaluation.captions import Caption, read_captions
 from ldm_scaling.evaluation.folder import METADATA, image_path
-from ldm_scaling.evaluation.image_sets import ImageSet, drawing_of, keys_hash, open_images
+from ldm_scaling.evaluation.image_sets import ImageSet, drawn_facts, keys_hash, open_images
 from ldm_scaling.evaluation.sweep import provenance
 from ldm_scaling.records import Metric, Record
 from ldm_scaling.types import Params
@@ -114,12 +115,18 @@ def clip_record(
       captions: see `captions.read_captions`; default what the folder itself says.
       reference: real images, see `open_images`: adds CMMD (arXiv:2401.09603).
       resamples: bootstrap resamples behind the interval of the cosine; 0 for none.
-      preset: of `presets.PRESETS`, for the record; its CLIP has to be the one given.
+      preset: of `presets.PRESETS`: which CLIP ought to be asked, and which number is published;
+        both go into the record's protocol.
 
     Raises:
-      ValueError: an image is missing or cannot be read (named).
+      ValueError: an image is missing or cannot be read (named); an unknown preset.
       FileNotFoundError: no such folder, or no captions.
     """
+    # No file says which CLIP it is: the record holds what was asked for beside what was used.
+    asked = {}
+    if preset:
+        chosen = presets.preset(preset)
+        asked = {"preset": preset, "preset_clip": chosen.clip, "published": chosen.clip_metric}
     folder = Path(samples)
     wanted = read_captions(captions or folder / METADATA)
     images = _images_of(folder, wanted)
@@ -137,22 +144,18 @@ def clip_record(
     }
     if reference is not None:
         found["cmmd"] = Metric(metrics.cmmd(shown, embedder.images(open_images(reference))))
-    drawn = drawing_of(folder)
-    point = {k: v for k, v in drawn.items() if k not in ("weights_hash", "seed", "ldm_scaling")}
     return Record(
         kind="clip",
-        point={"samples": str(folder), **point},
-        seed=int(drawn.get("seed", 0)),
+        **drawn_facts(folder),
         num_samples=len(images),
         metrics=found,
-        weights_hash=str(drawn.get("weights_hash", "")),
         protocol={
             "model": embedder.name,
             "model_hash": weights_hash(embedder.params),
             "image_size": embedder.config.vision.image_size,
             "images_hash": keys_hash(images),
             **({"reference": reference} if reference else {}),
-            **({"preset": preset} if preset else {}),
+            **asked,
         },
         provenance=provenance({}),
     )

@@ -5,7 +5,7 @@ with other weights or another network it is named after them ("fd_lite0_224").
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ldm_scaling.evaluation import presets
 from ldm_scaling.evaluation.captions import read_captions
 from ldm_scaling.evaluation.features import FeatureNetwork, Inception
 from ldm_scaling.evaluation.folder import METADATA
-from ldm_scaling.evaluation.image_sets import ImageSet, drawing_of, keys_hash, open_images
+from ldm_scaling.evaluation.image_sets import ImageSet, drawn_facts, keys_hash, open_images
 from ldm_scaling.evaluation.statistics import load_gaussian, save_statistics
 from ldm_scaling.evaluation.sweep import provenance
 from ldm_scaling.naming import check_name
@@ -138,14 +138,11 @@ def distance_record(
     for name in possible:
         found |= _MEASURES[name](network, features, real, resamples)
     tag = "" if published and isinstance(network, Inception) else f"_{network.name}"
-    drawn = drawing_of(samples)
     return Record(
         kind="distance",
-        point={"samples": images.name, **_without_hash(drawn)},
-        seed=int(drawn.get("seed", 0)),
+        **drawn_facts(samples),
         num_samples=len(images),
         metrics={_named(name, tag): metric for name, metric in found.items()},
-        weights_hash=str(drawn.get("weights_hash", "")),
         protocol={
             "features": network.name,
             "features_hash": weights_hash(network.params),
@@ -165,10 +162,6 @@ def _chooser(preset: str, network: FeatureNetwork, samples: str) -> Callable[[Im
         raise ValueError(f"preset={preset} is measured with {wanted}, not {network.name}")
     captions = read_captions(Path(samples) / METADATA)
     return lambda images: presets.preset_reference(preset, images, captions)
-
-
-def _without_hash(drawn: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in drawn.items() if k not in ("weights_hash", "seed", "ldm_scaling")}
 
 
 def _named(name: str, tag: str) -> str:

@@ -150,9 +150,7 @@ class Inception(FeatureNetwork):
           batch_size, mesh: as for `InBatches`.
         """
         self.mode = check_name("resize", mode, RESIZES)
-        module: Any = (
-            InceptionV3()
-        )  # linen's `apply` is typed to return the changed collections, too
+        module: Any = InceptionV3()  # linen's `apply` is typed to return more than arrays
 
         def network(params, images):
             pixels = resize(images, mode, SIZE)

@@ -86,10 +86,17 @@ def open_images(name: str | Path) -> ImageSet:
     )
 
 
-def drawing_of(name: str | Path) -> dict[str, Any]:
-    """How `launch/generate.py` drew a folder of images; {} where it did not."""
+def drawn_facts(name: str | Path) -> dict[str, Any]:
+    """Fields of a record that the folder of `launch/generate.py` itself decides.
+
+    "point": the folder and how it was drawn; "seed"; "weights_hash". Of other images little is
+    known: the name alone, 0 and "".
+    """
     path = Path(name) / "generation.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    drawn = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    seed, weights = int(drawn.pop("seed", 0)), str(drawn.pop("weights_hash", ""))
+    drawn.pop("ldm_scaling", None)
+    return {"point": {"samples": str(name), **drawn}, "seed": seed, "weights_hash": weights}
 
 
 def keys_hash(images: ImageSet) -> str:

@@ -96,6 +96,14 @@ def test_a_missing_image_is_named(folders, embedder, tmp_path):
         clip_record(embedder, tmp_path)
 
 
+def test_a_preset_is_known_and_says_what_was_asked_for(folders, embedder):
+    record = clip_record(embedder, folders / "drawn", resamples=0, preset="mosaicml")
+    assert record.protocol["preset_clip"] == "CLIP ViT-B/16 (OpenAI)"
+    assert record.protocol["published"] in record.metrics
+    with pytest.raises(ValueError, match="did you mean 'mlperf'"):
+        clip_record(embedder, folders / "drawn", preset="mlperv")
+
+
 def test_the_middle_is_cut_from_the_scaled_image():
     image = np.zeros((10, 40, 3), np.uint8)
     image[:, 15:25] = 255  # the middle square

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_scaling.evaluation.image_sets import drawing_of, keys_hash, open_images
+from ldm_scaling.evaluation.image_sets import drawn_facts, keys_hash, open_images
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -61,7 +61,8 @@ def test_the_hash_is_of_what_was_scored(tmp_path):
     assert before == keys_hash(open_images(tmp_path))
     (tmp_path / "b.png").rename(tmp_path / "c.png")
     assert before != keys_hash(open_images(tmp_path))
-    assert drawing_of(tmp_path) == {}
+    expected = {"point": {"samples": str(tmp_path)}, "seed": 0, "weights_hash": ""}
+    assert drawn_facts(tmp_path) == expected
 
 
 def bomb():
