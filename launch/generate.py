@@ -41,6 +41,7 @@ def main(argv):
         raise app.UsageError(f"unknown arguments: {argv[1:]}")
     from ldm_scaling.evaluation.captions import read_captions
     from ldm_scaling.evaluation.folder import draw_folder
+    from ldm_scaling.evaluation.generate import Generator
     from ldm_scaling.evaluation.model import Model
     from ldm_scaling.evaluation.presets import preset_captions
     from ldm_scaling.launching import explained
@@ -53,8 +54,9 @@ def main(argv):
             captions = preset_captions(PRESET.value, path, COUNT.value)
         else:
             captions = read_captions(path, choice=CHOICE.value, count=COUNT.value)
+        mesh = make_mesh(replica=-1, fsdp=1, tensor=1)
         drawn = draw_folder(
-            Model.from_folder(MODEL.value),
+            Generator(Model.from_folder(MODEL.value), batch_size=BATCH.value, mesh=mesh),
             captions,
             output,
             sampler=SAMPLER.value,
@@ -62,8 +64,6 @@ def main(argv):
             guidance=GUIDANCE.value,
             spacing=SPACING.value,
             seed=SEED.value,
-            batch_size=BATCH.value,
-            mesh=make_mesh(replica=-1, fsdp=1, tensor=1),
             index=INDEX.value,
             of=OF.value,
         )

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -67,6 +68,12 @@ def read_captions(
         raise ValueError(f"{path}: has {len(found)} captions to choose, not count={count}")
     found = found[:count]
     return sorted(found, key=lambda caption: caption.id) if choice == "mlperf" else found
+
+
+def captions_hash(captions: Sequence[Caption]) -> str:
+    """Sixteen hex digits of ids and texts, in their order."""
+    lines = "\n".join(f"{caption.id} {caption.text}" for caption in captions)
+    return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
 
 def _check(path: Path, captions: Sequence[Caption]) -> None:

@@ -26,7 +26,7 @@ from ldm_scaling.evaluation.batches import InBatches
 from ldm_scaling.evaluation.captions import Caption, read_captions
 from ldm_scaling.evaluation.folder import METADATA, image_path
 from ldm_scaling.evaluation.image_sets import ImageSet, drawn_facts, keys_hash, open_images
-from ldm_scaling.evaluation.sweep import provenance
+from ldm_scaling.evaluation.provenance import provenance
 from ldm_scaling.records import Metric, Record
 from ldm_scaling.types import Params
 
@@ -129,19 +129,9 @@ def clip_record(
         asked = {"preset": preset, "preset_clip": chosen.clip, "published": chosen.clip_metric}
     folder = Path(samples)
     wanted = read_captions(captions or folder / METADATA)
-    images = _images_of(folder, wanted)
-    shown, told = embedder.images(images), embedder.texts([caption.text for caption in wanted])
-    cosines = np.sum(shown.astype(np.float64) * told, axis=1)
-    mean = float(cosines.mean())
-    cosine = Metric(mean)
-    if resamples and len(cosines) > 1:
-        counts = metrics.resampling_counts(len(cosines), resamples, 0)
-        cosine = Metric(mean, *metrics.interval(mean, metrics.resampled_means(cosines, counts)))
-    found = {
-        "clip_cosine": cosine,
-        "clip_score_torchmetrics": Metric(100 * max(mean, 0.0)),
-        "clip_score_w25": Metric(float(2.5 * np.maximum(cosines, 0).mean())),
-    }
+    images = captioned_images(folder, wanted)
+    shown = embedder.images(images)
+    found = clip_metrics(embedder, shown, [caption.text for caption in wanted], resamples)
     if reference is not None:
         found["cmmd"] = Metric(metrics.cmmd(shown, embedder.images(open_images(reference))))
     return Record(
@@ -161,8 +151,25 @@ def clip_record(
     )
 
 
-def _images_of(folder: Path, captions: Sequence[Caption]) -> ImageSet:
-    """The image of each caption, in the captions' order."""
+def clip_metrics(
+    embedder: ClipEmbedder, shown: Float[np.ndarray, "N P"], captions: Sequence[str], resamples: int
+) -> dict[str, Metric]:
+    """The cosine between embedded images and their captions, and what others make of it."""
+    cosines = np.sum(shown.astype(np.float64) * embedder.texts(captions), axis=1)
+    mean = float(cosines.mean())
+    cosine = Metric(mean)
+    if resamples and len(cosines) > 1:
+        counts = metrics.resampling_counts(len(cosines), resamples, 0)
+        cosine = Metric(mean, *metrics.interval(mean, metrics.resampled_means(cosines, counts)))
+    return {
+        "clip_cosine": cosine,
+        "clip_score_torchmetrics": Metric(100 * max(mean, 0.0)),
+        "clip_score_w25": Metric(float(2.5 * np.maximum(cosines, 0).mean())),
+    }
+
+
+def captioned_images(folder: Path, captions: Sequence[Caption]) -> ImageSet:
+    """The image of each caption, in the captions' order; ValueError names one that is missing."""
     there = open_images(folder)
     place = {key: index for index, key in enumerate(there.keys)}
     wanted = [image_path(folder, caption).name for caption in captions]

@@ -7,7 +7,7 @@ with other weights or another network it is named after them ("fd_lite0_224").
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -20,8 +20,8 @@ from ldm_scaling.evaluation.captions import read_captions
 from ldm_scaling.evaluation.features import FeatureNetwork, Inception
 from ldm_scaling.evaluation.folder import METADATA
 from ldm_scaling.evaluation.image_sets import ImageSet, drawn_facts, keys_hash, open_images
+from ldm_scaling.evaluation.provenance import provenance
 from ldm_scaling.evaluation.statistics import load_gaussian, save_statistics
-from ldm_scaling.evaluation.sweep import provenance
 from ldm_scaling.naming import check_name
 from ldm_scaling.records import Metric, Record
 
@@ -129,6 +129,42 @@ def distance_record(
     images = open_images(samples)
     choose = _chooser(preset, network, samples) if preset else (lambda images: images)
     real = open_reference(network, reference, save_reference, choose)
+    found = distances(network, images, real, wanted, published=published, resamples=resamples)
+    return Record(
+        kind="distance",
+        **drawn_facts(samples),
+        num_samples=len(images),
+        metrics=found.metrics,
+        protocol={
+            "features": network.name,
+            "features_hash": weights_hash(network.params),
+            "published_weights": published,
+            "reference": real.name,
+            "images_hash": keys_hash(images),
+            "left_out": found.left_out,
+            **({"preset": preset} if preset else {}),
+        },
+        provenance=provenance({}),
+    )
+
+
+class Distances(NamedTuple):
+    """Metrics by their names, and which of `METRICS` could not be had from what was given."""
+
+    metrics: dict[str, Metric]
+    left_out: list[str]
+
+
+def distances(
+    network: FeatureNetwork,
+    images: ImageSet,
+    real: Reference,
+    wanted: Sequence[str],
+    *,
+    published: bool,
+    resamples: int = 0,
+) -> Distances:
+    """The metrics of `distance_record`; see there."""
     possible = [name for name in wanted if real.features is not None or name not in ("kid", "prdc")]
     if "is" in possible and not isinstance(network, Inception):
         possible.remove("is")
@@ -138,21 +174,9 @@ def distance_record(
     for name in possible:
         found |= _MEASURES[name](network, features, real, resamples)
     tag = "" if published and isinstance(network, Inception) else f"_{network.name}"
-    return Record(
-        kind="distance",
-        **drawn_facts(samples),
-        num_samples=len(images),
-        metrics={_named(name, tag): metric for name, metric in found.items()},
-        protocol={
-            "features": network.name,
-            "features_hash": weights_hash(network.params),
-            "published_weights": published,
-            "reference": real.name,
-            "images_hash": keys_hash(images),
-            "left_out": [name for name in wanted if name not in possible],
-            **({"preset": preset} if preset else {}),
-        },
-        provenance=provenance({}),
+    return Distances(
+        {_named(name, tag): metric for name, metric in found.items()},
+        [name for name in wanted if name not in possible],
     )
 
 

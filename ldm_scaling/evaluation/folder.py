@@ -8,30 +8,27 @@ An image depends on the weights, its caption, the sampler and (seed, id), so tho
 need not be drawn again, and several jobs can share a folder.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
 from PIL import Image
 from tqdm import tqdm
 
 from ldm_scaling import __version__
 from ldm_scaling.diffusion import check_guidance_rate, sampler_table
-from ldm_scaling.evaluation.captions import Caption
+from ldm_scaling.evaluation.captions import Caption, captions_hash
 from ldm_scaling.evaluation.files import write_atomically
 from ldm_scaling.evaluation.generate import Generator
-from ldm_scaling.evaluation.model import Model
 
 METADATA, SETTINGS = "metadata.jsonl", "generation.json"
 _AHEAD = 4  # batches between two writes: the device computes while files are written
 
 
 def draw_folder(
-    model: Model,
+    generator: Generator,
     captions: Sequence[Caption],
     folder: Path,
     *,
@@ -39,9 +36,9 @@ def draw_folder(
     steps: int = 50,
     guidance: float = 7.5,
     spacing: str | None = None,
+    eta: float = 0.0,
     seed: int = 0,
-    batch_size: int = 16,
-    mesh: Mesh | None = None,
+    bucket: int | None = None,
     index: int = 0,
     of: int = 1,
     progress: bool = True,
@@ -49,11 +46,11 @@ def draw_folder(
     """Draws an image of each caption that has none in `folder` yet.
 
     Args:
-      model: draws.
+      generator: draws. Its batch size and devices change nothing but rounding.
       captions: of the whole folder, whatever part of it is drawn here.
       folder: see the module; made if missing.
-      sampler, steps, guidance, spacing, seed: see `TextToImage`.
-      batch_size, mesh: images drawn at a time, and on what; they change nothing but rounding.
+      sampler, steps, guidance, spacing, seed: see `TextToImage`; eta is DDIM's.
+      bucket: see `Generator`: one for several folders spares compiling again.
       index, of: draws the captions `index`, `index + of`, ...: one job of an array of `of`.
       progress: show a bar with the time left.
 
@@ -67,24 +64,26 @@ def draw_folder(
     if not 0 <= index < of:
         raise ValueError(f"index={index}: must be in 0..{of - 1}, of={of} jobs")
     check_guidance_rate(guidance)
+    model, batch_size = generator.model, generator.batch_size
     spacing = spacing or model.card.spacing
-    table = sampler_table(sampler, model.schedule, steps, spacing=spacing)
+    options = {"eta": eta} if eta else {}
+    table = sampler_table(sampler, model.schedule, steps, spacing=spacing, **options)
     settings = {
         "weights_hash": model.card.weights_hash,
         "sampler": sampler,
         "steps": steps,
         "guidance": guidance,
         "spacing": spacing,
+        **options,
         "seed": seed,
         "count": len(captions),
-        "captions_hash": _captions_hash(captions),
+        "captions_hash": captions_hash(captions),
     }
     _claim(folder, settings, captions)
     mine = captions[index::of]
     todo = [caption for caption in mine if not image_path(folder, caption).exists()]
     if not todo:
         return 0
-    generator = Generator(model, batch_size=batch_size, mesh=mesh)
     unconditional = model.text_encoder([""])
     with tqdm(
         desc="drawing", total=len(mine), initial=len(mine) - len(todo), disable=not progress
@@ -98,6 +97,7 @@ def draw_folder(
                 table,
                 guidance=guidance,
                 seed=seed,
+                bucket=bucket,
             )
             for caption, image in zip(part, images, strict=True):
                 _write(image_path(folder, caption), image)
@@ -112,11 +112,6 @@ def image_path(folder: Path, caption: Caption) -> Path:
 
 def _write(path: Path, image: np.ndarray) -> None:
     write_atomically(path, lambda file: Image.fromarray(image).save(file, "png"))
-
-
-def _captions_hash(captions: Sequence[Caption]) -> str:
-    lines = "\n".join(f"{caption.id} {caption.text}" for caption in captions)
-    return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
 
 def _claim(folder: Path, settings: Mapping[str, Any], captions: Sequence[Caption]) -> None:

@@ -3,12 +3,12 @@
 import dataclasses
 import difflib
 import glob
-import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ldm_scaling.checkpoint.diffusers import import_autoencoder, import_text_encoder, import_unet
+from ldm_scaling.checkpoint.identity import files_hash
 from ldm_scaling.checkpoint.packaged import MODELS
 from ldm_scaling.checkpoint.pipeline_folder import read_model_index, read_scheduler
 from ldm_scaling.checkpoint.weights_file import read_json
@@ -152,14 +152,12 @@ def vae_folder(folder: Path) -> Path:
 
 
 def _hash_files(folder: Path) -> str:
-    digest = hashlib.sha256()
     text = [part for part in (folder / "text_encoder", folder / "tokenizer") if part.is_dir()]
-    for part in (folder / "unet", vae_folder(folder), folder / "scheduler", *text):
-        for path in sorted(p for p in part.iterdir() if p.is_file()):
-            digest.update(f"{part.name}/{path.name}".encode())
-            with open(path, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:12]
+    return files_hash(
+        (f"{part.name}/{path.name}", path)
+        for part in (folder / "unet", vae_folder(folder), folder / "scheduler", *text)
+        for path in sorted(p for p in part.iterdir() if p.is_file())
+    )
 
 
 def _text_encoder(card: ModelCard, minilm: TextEncoder | None) -> TextEncoder:

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from ldm_scaling.diffusion import SamplerTable, Schedule, check_guidance_rate, sampler_table
 from ldm_scaling.evaluation.model import ModelCard, expand_names
+from ldm_scaling.evaluation.preset_protocol import PresetProtocol
 from ldm_scaling.evaluation.protocol import Protocol
 from ldm_scaling.records import Record
 from ldm_scaling.unet import MICRO_REFERENCE_WIDTH, REFERENCE_WIDTH, unet_config
@@ -81,19 +82,26 @@ class Point:
             reference = dataclasses.replace(unet, block_out_channels=channels)
         else:
             reference = unet_config(REFERENCE_WIDTH)
-        normalized = normalized_cost(unet, reference, tokens)
-        evaluations = self.steps * (1 if self.guidance == 1 else 2)
+        normalized, count = (
+            normalized_cost(unet, reference, tokens),
+            self.steps * passes(self.guidance),
+        )
         costs = {
             "parameters": float(parameter_count(unet)),
             "flops_per_evaluation": float(forward_flops(unet, tokens)),
             "normalized_cost": normalized,
-            "evaluations": float(evaluations),
+            "evaluations": float(count),
             "sampling_cost": normalized * self.steps,
-            "sampling_cost_guided": normalized * evaluations,
+            "sampling_cost_guided": normalized * count,
         }
         if self.card.training_flops is not None:
             costs["training_flops"] = float(self.card.training_flops)
         return costs
+
+
+def passes(guidance: float) -> int:
+    """Evaluations of the network a step: guidance takes a second one."""
+    return 1 if guidance == 1 else 2
 
 
 def study_points(config: ConfigDict) -> list[Point]:
@@ -111,27 +119,36 @@ def study_points(config: ConfigDict) -> list[Point]:
         pattern that matches none.
     """
     found = [
-        Point(
-            card=card,
-            sampler=sampler,
-            steps=steps,
-            spacing=grid.get("spacing") or card.spacing,
-            eta=float(grid.get("eta", 0.0)),
-            guidance=float(guidance),
-            seed=seed,
-        )
+        Point(card, **{**setting, "spacing": setting["spacing"] or card.spacing})
         for card in map(ModelCard.read, expand_names(config.models))
-        for sampler, grid in config.grids.items()
-        for steps in grid.steps
-        for guidance in grid.guidance
-        for seed in config.seeds
+        for setting in study_settings(config)
     ]
     if not found:
         raise ValueError("models, grids, seeds: one of them is empty; a study needs a point")
     return found
 
 
-def study_protocol(config: ConfigDict) -> Protocol:
-    """The `protocol` of a study. Raises ValueError for values that cannot be."""
+def study_settings(config: ConfigDict) -> list[dict[str, Any]]:
+    """What every model of a study is sampled with: fields of `Point`, `spacing` None if unsaid."""
+    return [
+        {
+            "sampler": sampler,
+            "steps": steps,
+            "spacing": grid.get("spacing"),
+            "eta": float(grid.get("eta", 0.0)),
+            "guidance": float(guidance),
+            "seed": seed,
+        }
+        for sampler, grid in config.grids.items()
+        for steps in grid.steps
+        for guidance in grid.guidance
+        for seed in config.seeds
+    ]
+
+
+def study_protocol(config: ConfigDict) -> Protocol | PresetProtocol:
+    """The `protocol` of a study: by a preset where it names one. ValueError for what cannot be."""
     fields = config.protocol.to_dict()
+    if "preset" in fields:
+        return PresetProtocol(**fields)
     return Protocol(**{**fields, "prompts": tuple(fields["prompts"])})

@@ -35,7 +35,10 @@ class ForeignWorkdirError(ValueError):
     """The folder holds results of another config."""
 
 
-STUDY_RESUMABLE = ("models", "seeds", "grids", "batch_size", "mesh", "beside", "about")
+STUDY_RESUMABLE = (
+    *("models", "widths", "seeds", "grids", "batch_size", "mesh", "beside", "about"),
+    "protocol.keep_images",
+)
 """Of a study: more points may be added to a folder, but all share one protocol."""
 
 

@@ -13,7 +13,7 @@ from ldm_scaling.checkpoint.diffusers import export_autoencoder, export_unet
 from ldm_scaling.checkpoint.pipeline_folder import write_model_index, write_scheduler
 from ldm_scaling.diffusion import Schedule
 from ldm_scaling.encoders import Autoencoder, AutoencoderConfig
-from ldm_scaling.evaluation import Lite0, Model, ModelCard, TextEncoder
+from ldm_scaling.evaluation import FeatureNetwork, Lite0, Model, ModelCard, TextEncoder
 from ldm_scaling.unet import UNet, UNetConfig
 
 UNET = UNetConfig(
@@ -140,3 +140,37 @@ def models(tmp_path_factory):
         facts = {"family": "micro", "width": 8, "step": 100 * (seed + 1), "training_flops": 1e9}
         (folder / "training.json").write_text(json.dumps(facts))
     return root
+
+
+@pytest.fixture(scope="session")
+def coco(tmp_path_factory):
+    """annotations/captions_val2014.json and val2014/: 12 images of many sizes, 3 captions each."""
+    root, rng = tmp_path_factory.mktemp("coco"), np.random.default_rng(0)
+    (root / "annotations").mkdir()
+    (root / "val2014").mkdir()
+    images, annotations = [], []
+    for i in range(12):
+        file = f"COCO_val2014_{i:012d}.jpg"
+        size = (20 + 3 * i, 50 - 2 * i, 3)
+        Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8)).save(root / "val2014" / file)
+        images.append({"id": 100 + i, "file_name": file})
+    for place, n in enumerate(rng.permutation(36)):
+        image = 100 + place % 12
+        annotations.append({"id": int(n), "image_id": image, "caption": f"caption {n}"})
+    content = json.dumps({"images": images, "annotations": annotations})
+    (root / "annotations" / "captions_val2014.json").write_text(content)
+    return root
+
+
+class Pixels(FeatureNetwork):
+    """In Inception's place: mean colours of three quarters."""
+
+    def __init__(self, mode):
+        def network(params, images):
+            quarters = images.astype(jnp.float32).reshape(len(images), 2, 4, 2, 4, 3)
+            return quarters.mean((2, 4)).reshape(len(images), -1)[:, :9]
+
+        super().__init__(f"inception_{mode}", 9, network, {}, batch_size=4, mesh=None)
+
+    def _fit(self, image):
+        return np.asarray(Image.fromarray(image).resize((8, 8)))

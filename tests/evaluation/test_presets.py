@@ -1,9 +1,7 @@
 """Each published protocol from COCO's files to a record, on a small set in the same format."""
 
 import dataclasses
-import json
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,8 +9,8 @@ from PIL import Image
 from ldm_scaling import metrics
 from ldm_scaling.evaluation.captions import Caption
 from ldm_scaling.evaluation.distances import distance_record
-from ldm_scaling.evaluation.features import FeatureNetwork
 from ldm_scaling.evaluation.folder import draw_folder
+from ldm_scaling.evaluation.generate import Generator
 from ldm_scaling.evaluation.image_sets import open_images
 from ldm_scaling.evaluation.presets import (
     PRESETS,
@@ -21,43 +19,7 @@ from ldm_scaling.evaluation.presets import (
     preset_captions,
     preset_reference,
 )
-from tests.evaluation.conftest import HashedText
-
-RNG = np.random.default_rng(0)
-
-
-@pytest.fixture(scope="module")
-def coco(tmp_path_factory):
-    """annotations/captions_val2014.json and val2014/: 12 images of many sizes, 3 captions each."""
-    root = tmp_path_factory.mktemp("coco")
-    (root / "annotations").mkdir()
-    (root / "val2014").mkdir()
-    images, annotations = [], []
-    for i in range(12):
-        file = f"COCO_val2014_{i:012d}.jpg"
-        size = (20 + 3 * i, 50 - 2 * i, 3)
-        Image.fromarray(RNG.integers(0, 256, size, dtype=np.uint8)).save(root / "val2014" / file)
-        images.append({"id": 100 + i, "file_name": file})
-    for place, n in enumerate(RNG.permutation(36)):
-        image = 100 + place % 12
-        annotations.append({"id": int(n), "image_id": image, "caption": f"caption {n}"})
-    content = json.dumps({"images": images, "annotations": annotations})
-    (root / "annotations" / "captions_val2014.json").write_text(content)
-    return root
-
-
-class Pixels(FeatureNetwork):
-    """In Inception's place: mean colours of three quarters."""
-
-    def __init__(self, mode):
-        def network(params, images):
-            quarters = images.astype(jnp.float32).reshape(len(images), 2, 4, 2, 4, 3)
-            return quarters.mean((2, 4)).reshape(len(images), -1)[:, :9]
-
-        super().__init__(f"inception_{mode}", 9, network, {}, batch_size=4, mesh=None)
-
-    def _fit(self, image):
-        return np.asarray(Image.fromarray(image).resize((8, 8)))
+from tests.evaluation.conftest import HashedText, Pixels
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -65,7 +27,8 @@ def test_each_runs_from_captions_to_record(name, coco, tiny_model, tmp_path):
     captions = preset_captions(name, coco / "annotations" / "captions_val2014.json", count=11)
     assert len({caption.reference for caption in captions}) == 11  # one caption an image
     model = dataclasses.replace(tiny_model, text_encoder=HashedText())
-    draw_folder(model, captions, tmp_path, steps=1, batch_size=5, progress=False)
+    generator = Generator(model, batch_size=5)
+    draw_folder(generator, captions, tmp_path, steps=1, progress=False)
     network = Pixels(preset(name).resize)
     record = distance_record(
         network, str(tmp_path), f"{coco}/val2014", ["fid", "prdc"], preset=name

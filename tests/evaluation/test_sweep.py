@@ -13,6 +13,7 @@ from ldm_scaling.evaluation import (
     Generator,
     Model,
     TextEncoder,
+    bench,
     generate,
     listing,
     planned,
@@ -150,13 +151,13 @@ def test_stopped_and_started_again_it_ends_with_the_same_records(
             run(config, tmp_path)
     kept = {record.hash for record in study_records(tmp_path)}
     measured = []
-    measure = sweep._Bench.measure
+    measure = bench._Lite0Bench.measure
 
     def counted(self, point, record):
         measured.append(record.hash)
         return measure(self, point, record)
 
-    monkeypatch.setattr(sweep._Bench, "measure", counted)
+    monkeypatch.setattr(bench._Lite0Bench, "measure", counted)
     records = run(config, tmp_path)
     assert not kept & set(measured)  # no finished point is repeated
     assert results(records) == results(undisturbed[1])
@@ -167,7 +168,7 @@ def test_stopped_and_started_again_it_ends_with_the_same_records(
 
 
 def test_a_finished_study_measures_nothing(undisturbed, config, monkeypatch):
-    monkeypatch.setattr(sweep._Bench, "_prepare", lambda *_: pytest.fail("loaded a model"))
+    monkeypatch.setattr(bench._Lite0Bench, "_prepare", lambda *_: pytest.fail("loaded a model"))
     assert results(run(config, undisturbed[0])) == results(undisturbed[1])
 
 
@@ -191,7 +192,7 @@ def test_a_full_disk_leaves_whole_records(config, tmp_path, monkeypatch):
 def test_jobs_of_an_array_share_a_folder(undisturbed, config, tmp_path):
     total = len(planned(config))
     for index in (total - 1, 0):
-        run(config, tmp_path, index)
+        run(config, tmp_path, [index])
     written = sorted(p.name for p in tmp_path.glob("*.jsonl"))
     assert written == ["records-00000.jsonl", "records-00009.jsonl"]
     states = [line.split()[2] for line in listing(config, tmp_path)]
@@ -245,7 +246,7 @@ def test_a_missing_model_is_named(config, tmp_path):
     with pytest.raises(FileNotFoundError, match="model='micro-17': neither a folder"):
         run(changed(config, models=("micro-17",)), tmp_path)
     with pytest.raises(ValueError, match=r"index=10: the study has points 0\.\.9"):
-        run(config, tmp_path, 10)
+        run(config, tmp_path, [10])
 
 
 def test_prompts_repeat_in_turn(config, tmp_path):
