@@ -1,7 +1,8 @@
 """The transformer that both towers of CLIP share (arXiv 2103.00020), named as transformers' is.
 
 Norms come before each branch. The sum of the branches is kept in float32 whatever the compute
-dtype: a few of its features grow large, and half precision would round the others away.
+dtype: a few of its features grow large, and half precision would round the others away. DINOv2 is
+made of the same parts.
 """
 
 import dataclasses
