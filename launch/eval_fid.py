@@ -5,10 +5,13 @@
     python launch/eval_fid.py --samples=drawn --reference=statistics.npz --weights=FILE \\
         --resize=clean
     python launch/eval_fid.py --samples=drawn --reference=noto_emoji:test --features=lite0
+    python launch/eval_fid.py --samples=drawn --reference=coco_256 --weights=FOLDER \\
+        --features=dinov2
 
 --samples and --reference are folders of images, .npz arrays, or DATA:SPLIT; a reference may also be
 the statistics ("mu", "sigma") of pytorch-fid, clean-fid or --save_reference. Each measurement adds
-a line to --output, with all that decides its numbers.
+a line to --output, with all that decides its numbers. Distances between features of DINOv2
+(arXiv:2306.04675, which takes ViT-L/14) are named after it, "fd_dinov2_1024_224", and are no FID.
 """
 
 from pathlib import Path
@@ -18,11 +21,18 @@ from absl import app, flags
 SAMPLES = flags.DEFINE_string("samples", None, "Generated images.")
 REFERENCE = flags.DEFINE_string("reference", None, "Real images, or their statistics.")
 FEATURES = flags.DEFINE_enum(
-    "features", "inception", ["inception", "lite0"], "inception is FID's; lite0 needs no download."
+    "features",
+    "inception",
+    ["inception", "lite0", "dinov2"],
+    "inception is FID's; lite0 needs no download; dinov2 is that of arXiv:2306.04675.",
 )
-WEIGHTS = flags.DEFINE_string("weights", None, "Of Inception: pt_inception-2015-12-05-6726825d.pth")
+WEIGHTS = flags.DEFINE_string(
+    "weights",
+    None,
+    "Of Inception: pt_inception-2015-12-05-6726825d.pth; of DINOv2: a folder of transformers'.",
+)
 PUBLISHED = flags.DEFINE_bool(
-    "published", True, "Check the weights' hash; with others the result is not called FID."
+    "published", True, "Check Inception's hash; with other weights the result is not called FID."
 )
 RESIZE = flags.DEFINE_enum(
     "resize",
@@ -35,7 +45,7 @@ PRESET = flags.DEFINE_string(
     "",
     "mlperf, mosaicml or paper: sets --resize; of --reference the images that were drawn count.",
 )
-SIZE = flags.DEFINE_integer("size", 224, "Side at which Lite0 sees an image.", lower_bound=32)
+SIZE = flags.DEFINE_integer("size", 224, "Side at which Lite0 and DINOv2 see an image.", 32)
 METRICS = flags.DEFINE_list("metrics", ["fid", "kid", "is"], "fid,fid_infinity,kid,is,prdc")
 RESAMPLES = flags.DEFINE_integer("resamples", 0, "Bootstrap, for an interval of the FID.", 0)
 SAVE = flags.DEFINE_string("save_reference", None, "Keep the reference's statistics (.npz).")
@@ -56,7 +66,7 @@ def main(argv):
             SAMPLES.value,
             REFERENCE.value,
             METRICS.value,
-            published=PUBLISHED.value,
+            published=PUBLISHED.value and FEATURES.value != "dinov2",  # not checked
             save_reference=Path(SAVE.value) if SAVE.value else None,
             resamples=RESAMPLES.value,
             preset=PRESET.value,
@@ -69,14 +79,22 @@ def main(argv):
 def _network():
     import jax
 
+    from ldm_scaling.checkpoint.diffusers import import_dinov2
     from ldm_scaling.checkpoint.published import INCEPTION, load_inception
-    from ldm_scaling.evaluation.features import Inception, Lite0
+    from ldm_scaling.evaluation.features import Dinov2Features, Inception, Lite0
     from ldm_scaling.evaluation.presets import preset
     from ldm_scaling.sharding import make_mesh
 
     mesh = make_mesh(replica=-1, fsdp=1, tensor=1, devices=jax.local_devices())
     if FEATURES.value == "lite0":
         return Lite0(SIZE.value, BATCH.value, mesh=mesh)
+    if FEATURES.value == "dinov2":
+        if not WEIGHTS.value:
+            raise ValueError(
+                "weights: DINOv2 is read from a folder as transformers saves it, such as that of "
+                "facebook/dinov2-large; give its path"
+            )
+        return Dinov2Features(*import_dinov2(WEIGHTS.value), SIZE.value, BATCH.value, mesh)
     if not WEIGHTS.value:
         raise ValueError(
             f"weights: FID needs Inception's published weights; get {INCEPTION} and give its path, "

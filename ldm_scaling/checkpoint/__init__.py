@@ -14,6 +14,7 @@ from ldm_scaling.checkpoint.diffusers import (
     export_unet,
     import_autoencoder,
     import_clip,
+    import_dinov2,
     import_text_encoder,
     import_unet,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "export_unet",
     "import_autoencoder",
     "import_clip",
+    "import_dinov2",
     "import_text_encoder",
     "import_unet",
     "key_diff",

@@ -1,10 +1,10 @@
 """Import from and export to the diffusers folder layout: the formats that others open.
 
-A component is a folder with `config.json` and `diffusion_pytorch_model.safetensors`; text encoders
-and CLIP are transformers', with `model.safetensors`. Everything is strict: a missing, unexpected or
-misshapen parameter raises `merge.KeyMismatchError` with the difference, an option we do not have
-`UnsupportedConfigError`. Parameters come as numpy float32, whatever the file's dtype; put them on
-devices as you like.
+A component is a folder with `config.json` and `diffusion_pytorch_model.safetensors`; text encoders,
+CLIP and DINOv2 are transformers', with `model.safetensors`. Everything is strict: a missing,
+unexpected or misshapen parameter raises `merge.KeyMismatchError` with the difference, an option we
+do not have `UnsupportedConfigError`. Parameters come as numpy float32, whatever the file's dtype;
+put them on devices as you like.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ from ldm_scaling.checkpoint.stored import AnyArray
 from ldm_scaling.checkpoint.weights_file import read_json, read_weights, write_json, write_weights
 from ldm_scaling.encoders.autoencoder import Autoencoder, AutoencoderConfig
 from ldm_scaling.encoders.clip_vision import Clip, ClipConfig
+from ldm_scaling.encoders.dinov2 import Dinov2, Dinov2Config
 from ldm_scaling.encoders.text import TextConfig, text_params
 from ldm_scaling.types import Params
 from ldm_scaling.unet.config import UNetConfig
@@ -143,6 +144,20 @@ def import_clip(
     return clip_config, names.from_file(_clip_template(clip_config), kept, source)
 
 
+def import_dinov2(
+    folder_or_state: Folder | State, config: Mapping[str, Any] | None = None
+) -> tuple[Dinov2Config, dict[str, Any]]:
+    """Reads transformers' `Dinov2Model`, also from a folder of its classifier.
+
+    The classifier and the token that masks patches in training are left aside. Args and raises as
+    `import_unet`.
+    """
+    raw, state, source = _open(folder_or_state, config, TEXT_ENCODER_WEIGHTS)
+    dinov2_config = transformers_config.dinov2_from_transformers(raw)
+    kept = transformers_names.dinov2_state(state)
+    return dinov2_config, names.from_file(_dinov2_template(dinov2_config), kept, source)
+
+
 def _open(
     folder_or_state: Folder | State, config: Mapping[str, Any] | None, stem: str
 ) -> tuple[Mapping[str, Any], State, str]:
@@ -206,3 +221,9 @@ def _clip_template(config: ClipConfig) -> Params:
     pixels = (1, vision.image_size, vision.image_size, vision.num_channels)
     arguments = [jax.ShapeDtypeStruct(pixels, "float32"), jax.ShapeDtypeStruct((1, 1), "int32")]
     return jax.eval_shape(Clip(config).init, jax.random.key(0), *arguments)["params"]
+
+
+def _dinov2_template(config: Dinov2Config) -> Params:
+    return _shapes(
+        Dinov2(config).init, (1, config.patch_size, config.patch_size, config.num_channels)
+    )

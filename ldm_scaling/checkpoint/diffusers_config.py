@@ -118,12 +118,12 @@ def unet_from_diffusers(config: Mapping[str, Any], prediction_type: str) -> UNet
     return UNetConfig(
         in_channels=fields["in_channels"],
         out_channels=fields["out_channels"],
-        sample_size=_one("sample_size", fields["sample_size"] or _UNET_READ["sample_size"]),
+        sample_size=one_value("sample_size", fields["sample_size"] or _UNET_READ["sample_size"]),
         block_out_channels=tuple(fields["block_out_channels"]),
-        layers_per_block=_one("layers_per_block", fields["layers_per_block"]),
+        layers_per_block=one_value("layers_per_block", fields["layers_per_block"]),
         attention_levels=tuple(attention),
         heads=tuple(heads) if isinstance(heads, list | tuple) else heads,
-        context_size=_one("cross_attention_dim", fields["cross_attention_dim"]),
+        context_size=one_value("cross_attention_dim", fields["cross_attention_dim"]),
         linear_projection=fields["use_linear_projection"],
         norm_groups=fields["norm_num_groups"],
         prediction_type=prediction_type,
@@ -227,8 +227,8 @@ def require(name: str, value: Any, supported: Any) -> None:
         raise UnsupportedConfigError(f"{name}={value!r}: only {supported!r} is supported")
 
 
-def _one(name: str, value: Any) -> Any:
-    """A field that may be written as one number or once for each level."""
+def one_value(name: str, value: Any) -> Any:
+    """A field that may be written as one number, or once for each level or axis."""
     if not isinstance(value, list | tuple):
         return value
     if len(set(value)) != 1:

@@ -1,7 +1,7 @@
-"""The config.json of transformers' text encoders and CLIP, to and from our configs.
+"""The config.json of transformers' text encoders, CLIP and DINOv2, to and from our configs.
 
 As in `diffusers_config`, options we do not have are refused and defaults are those of the library
-(transformers 5.23). Its files carry many fields that every model has and no text encoder reads.
+(transformers 5.23). Its files carry many fields that every model has and no encoder reads.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,12 +10,14 @@ from typing import Any, TypeVar
 from ldm_scaling.checkpoint.diffusers_config import (
     IGNORED,
     UnsupportedConfigError,
+    one_value,
     read_fields,
     require,
 )
 from ldm_scaling.encoders.bert import BertConfig
 from ldm_scaling.encoders.clip import ClipTextConfig
 from ldm_scaling.encoders.clip_vision import ClipConfig, ClipVisionConfig
+from ldm_scaling.encoders.dinov2 import Dinov2Config
 from ldm_scaling.encoders.t5 import T5Config
 from ldm_scaling.encoders.text import TextConfig
 from ldm_scaling.naming import check_name
@@ -123,6 +125,34 @@ _T5_FIXED: dict[str, Any] = {
     "n_positions": IGNORED,  # any length runs
 }
 
+_DINOV2_READ: dict[str, Any] = {
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-6,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "mlp_ratio": 4,
+    "num_channels": 3,
+    "image_size": 224,
+    "patch_size": 14,
+    "use_swiglu_ffn": False,
+}
+_DINOV2_FIXED: dict[str, Any] = {
+    **_FIXED_OF_ANY_MODEL,
+    "attention_probs_dropout_prob": IGNORED,
+    "drop_path_rate": IGNORED,
+    "hidden_dropout_prob": IGNORED,
+    "initializer_range": IGNORED,
+    "is_encoder_decoder": False,
+    "layerscale_value": IGNORED,  # at the start of training
+    "qkv_bias": True,
+    "use_mask_token": IGNORED,  # of training
+    **dict.fromkeys(  # of a backbone, which gives more than the last states
+        ("apply_layernorm", "out_features", "out_indices", "reshape_hidden_states", "stage_names"),
+        IGNORED,
+    ),
+}
+
 
 def text_from_transformers(config: Mapping[str, Any], has_projection: bool) -> TextConfig:
     """config.json of a text encoder, or of a whole CLIP or T5 -> config of the text encoder.
@@ -187,6 +217,21 @@ def clip_from_transformers(config: Mapping[str, Any]) -> ClipConfig:
     return ClipConfig(
         _clip_text(_part(config, "text"), None), _build(ClipVisionConfig, vision), projection_dim
     )
+
+
+def dinov2_from_transformers(config: Mapping[str, Any]) -> Dinov2Config:
+    """config.json of a `Dinov2Model` -> `Dinov2Config`.
+
+    Raises UnsupportedConfigError, also for `dinov2_with_registers`: it has more tokens, and
+    interpolates its positions with antialiasing.
+    """
+    require("model_type", config.get("model_type"), "dinov2")
+    fields = read_fields(config, "Dinov2Model", _DINOV2_READ, _DINOV2_FIXED)
+    fields |= {name: one_value(name, fields[name]) for name in ("image_size", "patch_size")}
+    inner = int(fields["hidden_size"] * fields.pop("mlp_ratio"))
+    if fields["use_swiglu_ffn"]:
+        inner = (int(inner * 2 / 3) + 7) // 8 * 8  # two thirds: a gate is a third matrix
+    return _build(Dinov2Config, {**fields, "intermediate_size": inner})
 
 
 def _bert(config: Mapping[str, Any]) -> BertConfig:

@@ -1,4 +1,4 @@
-"""Weights of transformers' text encoders and CLIP under the names of their own classes.
+"""Weights of transformers' text encoders, CLIP and DINOv2 under the names of their own classes.
 
 The same weights travel in many wrappings: with a head or a decoder, as a part of a larger model,
 with or without a prefix. What belongs to the encoder is kept, what is known not to is left aside,
@@ -22,6 +22,7 @@ _POSITION_NUMBERS = re.compile(r"(.*\.)?embeddings\.position_ids$")  # a buffer 
 _NOT_OF_BERT = re.compile(r"pooler\.|cls\.")
 _NOT_OF_CLIP_TEXT = re.compile(r"vision_model\.|visual_projection\.|logit_scale$")
 _NOT_OF_T5_ENCODER = re.compile(r"decoder\.|lm_head\.")
+_NOT_OF_DINOV2 = re.compile(r"embeddings\.mask_token$|classifier\.")
 _T5_TABLE, _T5_TIED = "shared.weight", "encoder.embed_tokens.weight"
 
 
@@ -48,6 +49,12 @@ def text_state(config: TextConfig, state: State) -> dict[str, AnyArray]:
 def clip_state(state: State) -> dict[str, AnyArray]:
     """The arrays of a whole CLIP."""
     return {name: array for name, array in state.items() if not _POSITION_NUMBERS.match(name)}
+
+
+def dinov2_state(state: State) -> dict[str, AnyArray]:
+    """The arrays of a DINOv2, also from a file of its classifier."""
+    stripped = {name.removeprefix("dinov2."): array for name, array in state.items()}
+    return _without(_NOT_OF_DINOV2, stripped)
 
 
 def _t5_state(state: State) -> dict[str, AnyArray]:

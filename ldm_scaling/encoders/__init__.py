@@ -11,6 +11,7 @@ from ldm_scaling.encoders.autoencoder import Autoencoder, AutoencoderConfig, sam
 from ldm_scaling.encoders.bert import Bert, BertConfig, sentence_embedding
 from ldm_scaling.encoders.clip import ClipText, ClipTextConfig
 from ldm_scaling.encoders.clip_vision import Clip, ClipConfig, ClipVisionConfig
+from ldm_scaling.encoders.dinov2 import Dinov2, Dinov2Config
 from ldm_scaling.encoders.efficientnet import EfficientNetLite0
 from ldm_scaling.encoders.inception import InceptionV3
 from ldm_scaling.encoders.lpips_backbones import LpipsBackbone
@@ -28,6 +29,8 @@ __all__ = [
     "ClipText",
     "ClipTextConfig",
     "ClipVisionConfig",
+    "Dinov2",
+    "Dinov2Config",
     "EfficientNetLite0",
     "InceptionV3",
     "LpipsBackbone",

@@ -1,7 +1,8 @@
 """The transformer that both towers of CLIP share (arXiv 2103.00020), named as transformers' is.
 
 Norms come before each branch. The sum of the branches is kept in float32 whatever the compute
-dtype: a few of its features grow large, and half precision would round the others away.
+dtype: a few of its features grow large, and half precision would round the others away. DINOv2 is
+made of the same parts.
 """
 
 import dataclasses
@@ -53,6 +54,26 @@ def tower_norm(config: TowerConfig, name: str) -> nn.LayerNorm:
     return nn.LayerNorm(config.layer_norm_eps, use_fast_variance=False, name=name)
 
 
+def attend(
+    q: Float[Array, "B Q D"],
+    k: Float[Array, "B K D"],
+    v: Float[Array, "B K D"],
+    heads: int,
+    visible: Bool[Array, "#B Q K"] | None = None,
+) -> Float[Array, "B Q D"]:
+    """softmax(q k^T / sqrt(S)) v of each head of S = D / heads features; the softmax in float32.
+
+    `visible` says which keys (last axis) each query sees; None: all.
+    """
+    split_q, split_k, split_v = (x.reshape(*x.shape[:2], heads, -1) for x in (q, k, v))
+    logits = jnp.einsum("bqhd,bkhd->bhqk", split_q * split_q.shape[-1] ** -0.5, split_k)
+    logits = logits.astype(jnp.float32)
+    if visible is not None:
+        logits = jnp.where(visible[:, None], logits, jnp.finfo(logits.dtype).min)
+    weights = nn.softmax(logits).astype(v.dtype)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, split_v).reshape(q.shape)
+
+
 class _Attention(nn.Module):
     config: TowerConfig
 
@@ -63,22 +84,18 @@ class _Attention(nn.Module):
         def dense(name):
             return nn.Dense(x.shape[-1], dtype=self.config.dtype, name=name)
 
-        q, k, v = (
-            dense(name)(x).reshape(*x.shape[:2], heads, -1)
-            for name in ("q_proj", "k_proj", "v_proj")
-        )
-        logits = jnp.einsum("bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k).astype(jnp.float32)
-        if visible is not None:
-            logits = jnp.where(visible[:, None], logits, jnp.finfo(logits.dtype).min)
-        weights = nn.softmax(logits).astype(v.dtype)
-        return dense("out_proj")(jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(x.shape))
+        q, k, v = (dense(name)(x) for name in ("q_proj", "k_proj", "v_proj"))
+        return dense("out_proj")(attend(q, k, v, heads, visible))
 
 
-class _Mlp(nn.Module):
+class TowerMlp(nn.Module):
+    """The feed-forward layer of a tower."""
+
     config: TowerConfig
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        """In the compute dtype."""
         config = self.config
         y = nn.Dense(config.intermediate_size, dtype=config.dtype, name="fc1")(x)
         y = ACTIVATIONS[config.hidden_act](y)
@@ -93,7 +110,7 @@ class _Layer(nn.Module):
         config = self.config
         y = tower_norm(config, "layer_norm1")(x)
         x = x + _Attention(config, name="self_attn")(y, visible)
-        return x + _Mlp(config, name="mlp")(tower_norm(config, "layer_norm2")(x))
+        return x + TowerMlp(config, name="mlp")(tower_norm(config, "layer_norm2")(x))
 
 
 class TowerEncoder(nn.Module):

@@ -5,7 +5,7 @@
 a study. Everything ends in a `Record`; nothing here looks at more than one of them.
 """
 
-from ldm_scaling.evaluation.features import FeatureNetwork, Inception, Lite0
+from ldm_scaling.evaluation.features import Dinov2Features, FeatureNetwork, Inception, Lite0
 from ldm_scaling.evaluation.generate import Generator, example_keys
 from ldm_scaling.evaluation.model import Model, ModelCard, find_folder, packaged_models
 from ldm_scaling.evaluation.perceptual import Lpips
@@ -21,6 +21,7 @@ from ldm_scaling.evaluation.sweep import listing, planned, run, study_records
 from ldm_scaling.evaluation.text import TextEncoder, sentence_embeddings
 
 __all__ = [
+    "Dinov2Features",
     "Evaluator",
     "FeatureNetwork",
     "Generator",

@@ -1,14 +1,17 @@
-"""Images to the features that distances are taken between: Lite0 for small studies, Inception.
+"""Images to the features that distances are taken between: of Lite0, Inception or DINOv2.
 
-Both are one class and differ by network, size and range of pixels. Images come as arrays of one
-size, or as sequences; for Inception these may be of different sizes.
+Lite0 is for small studies. All are one class and differ by network, size and range of pixels.
+Images come as arrays of one size, or as sequences; for Inception and DINOv2 these may be of
+different sizes.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -16,7 +19,8 @@ from jaxtyping import Array, Float, Real, UInt8
 
 from ldm_scaling.checkpoint.identity import weights_hash
 from ldm_scaling.checkpoint.packaged import load_lite0
-from ldm_scaling.encoders import EfficientNetLite0, InceptionV3
+from ldm_scaling.encoders import Dinov2, Dinov2Config, EfficientNetLite0, InceptionV3
+from ldm_scaling.encoders.dinov2 import META_OFFSET, PIXEL_MEAN, PIXEL_STD
 from ldm_scaling.encoders.inception import SIZE
 from ldm_scaling.evaluation.batches import InBatches
 from ldm_scaling.evaluation.files import cached_array
@@ -168,3 +172,54 @@ class Inception(FeatureNetwork):
     def unbiased_logits(self, features: Float[np.ndarray, "N 2048"]) -> Float[np.ndarray, "N 1008"]:
         """What the Inception score is computed from: a linear map of the features, on the host."""
         return features @ np.asarray(self.params["fc"]["kernel"])
+
+
+class Dinov2Features(FeatureNetwork):
+    """The state of DINOv2's class token after the final norm, as in arXiv:2306.04675.
+
+    Its authors' code (layer6ai-labs/dgm-eval) scales images to 224 pixels by Pillow's bicubic
+    filter and runs Meta's own ViT-L/14, whose positions this follows. It rounds scaled pixels to 8
+    bits unless it is run with --clean_resize; here, as in NVlabs/edm2, they are not rounded.
+
+    Attributes:
+      size: side in pixels that images are scaled to.
+    """
+
+    def __init__(
+        self,
+        config: Dinov2Config,
+        params: Params,
+        size: int = 224,
+        batch_size: int = 32,
+        mesh: Mesh | None = None,
+    ):
+        """With `config` and `params` of `checkpoint.diffusers.import_dinov2`.
+
+        Args:
+          config: `position_offset` and `dtype` are not read: the one is Meta's, the other float32,
+            in full precision on every device.
+          params: of `encoders.Dinov2`.
+          size: a multiple of the patches'. 224 is what is published; others give other numbers.
+          batch_size, mesh: as for `InBatches`.
+
+        Raises ValueError for another size.
+        """
+        if size % config.patch_size:
+            raise ValueError(f"size={size}: must be a multiple of patch_size={config.patch_size}")
+        self.size = size
+        config = dataclasses.replace(config, position_offset=META_OFFSET, dtype="float32")
+        module: Any = Dinov2(config)
+        mean, std = (np.asarray(x, np.float32)[None, None, None] for x in (PIXEL_MEAN, PIXEL_STD))
+
+        def network(params, images):
+            pixels = (resize(images, "clean", size) / 255 - mean) / std
+            with jax.default_matmul_precision("highest"):
+                return module.apply({"params": params}, pixels)[:, 0]
+
+        name = f"dinov2_{config.hidden_size}_{size}"
+        super().__init__(
+            name, config.hidden_size, network, params, batch_size=batch_size, mesh=mesh
+        )
+
+    def _fit(self, image: np.ndarray) -> np.ndarray:
+        return resize_one(image, "clean", self.size)

@@ -1,4 +1,4 @@
-"""How images reach the size that Inception sees: three conventions, which give three FIDs.
+"""How images reach the size that a network sees: three conventions, which give three FIDs.
 
 All are linear and work along one axis at a time, so each is a matrix per axis. The differences
 are large where images shrink: only "clean" filters, the others skip pixels (arXiv:2104.11222).
