@@ -12,13 +12,16 @@ from absl import app, flags, logging
 _RECORDS = flags.DEFINE_multi_string("records", [], "Records; may be repeated, or be a glob.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for report.html and figures.", required=True)
 _SAMPLES = flags.DEFINE_string("samples", None, "Folder of image strips named by record hash.")
-_METRIC = flags.DEFINE_string("metric", "kd_lite0", "The metric that ranks.")
+_METRIC = flags.DEFINE_string(
+    "metric", None, "The metric that ranks; default kd_lite0, or fid where there is none."
+)
 _AXIS = flags.DEFINE_string(
     "axis",
     "sampling_cost",
     "The cost compared; sampling_cost_guided counts guidance's evaluations.",
 )
 _FAMILY = flags.DEFINE_string("family", None, "Which family, where the records hold several.")
+_PRESET = flags.DEFINE_string("preset", None, "Which, where records of several presets are given.")
 _FIGURE = flags.DEFINE_string("figure", None, "Only this one: figure_9, pods, weak_scaling, ...")
 _DATASET = flags.DEFINE_string("dataset", "", "What the images are, in words, for the report.")
 
@@ -42,7 +45,12 @@ def main(argv: list[str]) -> None:
     if not paths:
         raise app.UsageError("--records: at least one file is needed")
     samples = Path(_SAMPLES.value) if _SAMPLES.value else None
-    choice: dict[str, Any] = {"metric": _METRIC.value, "axis": _AXIS.value, "family": _FAMILY.value}
+    choice: dict[str, Any] = {
+        "metric": _METRIC.value,
+        "axis": _AXIS.value,
+        "family": _FAMILY.value,
+        "preset": _PRESET.value,
+    }
     with explained("analyze"):
         records = read_records(paths)
         logging.info("%d records from %s", len(records), ", ".join(paths))

@@ -31,3 +31,14 @@ def goldens():
     from pathlib import Path
 
     return Path(__file__).parent / "goldens"
+
+
+@pytest.fixture(autouse=True)
+def _loadable_torchvision(request):
+    """transformers imports torchvision wherever it is, also where its operators do not load."""
+    from importlib.util import find_spec
+
+    if request.node.get_closest_marker("slow") and find_spec("torchvision"):
+        from tests.golden_makers import _peers
+
+        _peers.import_torchvision()

@@ -44,9 +44,10 @@ def write_report(
     output_dir: str | Path,
     *,
     samples_dir: str | Path | None = None,
-    metric: str = "kd_lite0",
+    metric: str | None = None,
     axis: str = "sampling_cost",
     family: str | None = None,
+    preset: str | None = None,
     title: str = "How big should the model be for the budget?",
     context: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -56,8 +57,8 @@ def write_report(
       records: of one or more studies; those of kind "samples" are analysed.
       output_dir: made if needed; files of the same names are replaced.
       samples_dir: folder of the strips that `sample_grids` reads.
-      metric: which metric ranks. axis: which recorded cost is compared, a key of `AXES`.
-      family: which family, if the records hold several.
+      metric, family, preset: as `Study.from_records`.
+      axis: which recorded cost is compared, a key of `AXES`.
       title: the report's title.
       context: what records do not say. "dataset": a phrase such as "Noto emoji, 64x64";
         "commands": how this study was made, a sequence of shell lines; "limitations": sentences
@@ -75,7 +76,7 @@ def write_report(
     unknown = sorted(set(context) - {"dataset", "commands", "limitations"})
     if unknown:
         raise ValueError(f"context: unknown keys {unknown}; known: dataset, commands, limitations")
-    study = Study.from_records(records, metric=metric, axis=axis, family=family)
+    study = Study.from_records(records, metric=metric, axis=axis, family=family, preset=preset)
     output = Path(output_dir)
     figures = draw_all(study, Path(samples_dir) if samples_dir else None)
     for drawing in figures.drawings.values():

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ldm_scaling.analysis.ranking import MetricInfo, metric_info
+from ldm_scaling.analysis.ranking import MetricInfo, metric_info, ranking_metric
 from ldm_scaling.records import Record
 
 
@@ -165,20 +165,28 @@ class Study:
         cls,
         records: Iterable[Record],
         *,
-        metric: str = "kd_lite0",
+        metric: str | None = None,
         axis: str = "sampling_cost",
         family: str | None = None,
+        preset: str | None = None,
     ) -> "Study":
         """Sorts, groups and checks records.
 
+        Args:
+          records: of samples, and whatever was measured beside them.
+          metric: that ranks; default the first of `ranking.METRICS` that the samples have.
+          axis: the cost that is compared.
+          family: of the models; needed where there are several.
+          preset: of the protocol, "" for none; needed where records of several have the metric.
+
         Raises:
-          ValueError: no records, an unknown metric, none with this metric, several families and
-            none chosen, or a point without width, sampler, steps or the cost asked for.
+          ValueError: no records, an unknown metric, none with this metric, several families or
+            presets and none chosen, or a point without width, sampler, steps or the cost asked for.
         """
-        info = metric_info(metric)
         unique = {record.hash: record for record in records}
         records = tuple(unique[key] for key in sorted(unique))
-        _require_any(records, metric)
+        metric = _require_metric(records, metric)
+        info = metric_info(metric)
         families = sorted({str(r.point.get("family", "")) for r in records if r.kind == "samples"})
         if family is None:
             if len(families) > 1:
@@ -187,7 +195,7 @@ class Study:
         elif family not in families:
             raise ValueError(f"family={family!r}: the records hold {families}")
         mine = [r for r in records if r.point.get("family", "") == family]
-        trained, notes = comparable_points(mine, metric)
+        trained, notes = comparable_points(_under(mine, metric, preset), metric)
         if not trained:
             raise ValueError(
                 f"metric={metric!r}: no record of family {family!r} has a finite value"
@@ -239,15 +247,34 @@ class Study:
         return any(p.sigma > 0 for p in self.points)
 
 
-def _require_any(records: Sequence[Record], metric: str) -> None:
+def _require_metric(records: Sequence[Record], metric: str | None) -> str:
+    """The metric that ranks, which some sample has."""
     if not records:
         raise ValueError("records: none given; an analysis needs at least one sampled point")
     if not any(r.kind == "samples" for r in records):
         kinds = sorted({r.kind for r in records})
         raise ValueError(f"records: none of kind 'samples' among kinds {kinds}; run a sweep first")
-    if not any(metric in r.metrics for r in records if r.kind == "samples"):
-        known = sorted({m for r in records if r.kind == "samples" for m in r.metrics})
+    known = sorted({m for r in records if r.kind == "samples" for m in r.metrics})
+    if metric is None:
+        return ranking_metric(known)
+    metric_info(metric)  # raises for an unknown one
+    if metric not in known:
         raise ValueError(f"metric={metric!r}: not in the records, which have {', '.join(known)}")
+    return metric
+
+
+def _under(records: Sequence[Record], metric: str, preset: str | None) -> list[Record]:
+    """The records of one preset: numbers under different ones do not compare."""
+    having = [r for r in records if r.kind == "samples" and metric in r.metrics]
+    there = sorted({str(r.protocol.get("preset", "")) for r in having})
+    if preset is None and len(there) > 1:
+        raise ValueError(
+            f"preset=None: {metric} was measured under the presets {there} ('' is none), which do "
+            "not compare; choose one"
+        )
+    if preset is not None and preset not in there:
+        raise ValueError(f"preset={preset!r}: {metric} was measured under {there}")
+    return [r for r in having if preset in (None, r.protocol.get("preset", ""))]
 
 
 def _require_coordinates(point: Point, axis: str) -> None:

@@ -16,6 +16,7 @@ from ldm_scaling.analysis.study import Study
 from ldm_scaling.analysis.style import NotEnoughDataError, spread, width_colours
 from ldm_scaling.records import Metric, Record
 from tests.analysis.synthetic_records import CAPTIONS, larger_first, study_records
+from tests.analysis.test_study import under
 
 ROWS = tuple(
     FamilyRow(w, 1e6 * w, 1e6 * w, 1e9 * w, 1.01e9 * w, w / 96, w / 96, 20.0, 0.3, misprints)
@@ -230,3 +231,11 @@ def test_labels_are_pushed_apart_no_further_than_needed():
     assert spread([0.0, 30.0], [10.0, 10.0]) == [0.0, 30.0]
     np.testing.assert_allclose(spread([5.0, 5.0, 5.0], [10.0] * 3), [-5.0, 5.0, 15.0])
     assert spread([], []) == []
+
+
+def test_a_presets_study_makes_the_whole_report(tmp_path):
+    records = under("paper", study_records(seeds=(0, 1)))
+    html = write_report(records, tmp_path).read_text()
+    assert "FID" in html
+    assert "KD-Lite0" not in html
+    assert (tmp_path / "figure_9.png").exists()

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from ldm_scaling.analysis.ranking import metric_info
+from ldm_scaling.analysis.ranking import metric_info, ranking_metric
 from ldm_scaling.analysis.study import Study, standard_error
 from ldm_scaling.records import Metric
 from tests.analysis.synthetic_records import record, smaller_first, study_records
@@ -40,7 +40,7 @@ def test_only_other_kinds():
 
 def test_unknown_metric_names_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'kd_lite0'"):
-        metric_info("kd_lite")
+        metric_info("kdlite0")
     with pytest.raises(ValueError, match="not in the records"):
         Study.from_records(study_records(), metric="fid")
 
@@ -91,3 +91,52 @@ def test_missing_cost_is_named():
     bare = dataclasses.replace(record(smaller_first, 16, 8), costs={})
     with pytest.raises(ValueError, match=r"costs\['sampling_cost'\] is missing"):
         Study.from_records([bare])
+
+
+def under(preset, records, **scale):
+    """The same study as a preset's, with the field's metrics."""
+    factor = scale.get("by", 1.0)
+    return [
+        dataclasses.replace(
+            r,
+            metrics={
+                "fid": Metric(20 * factor * r.metrics["kd_lite0"].value),
+                "clip_cosine": r.metrics["alignment_lite0_minilm"],
+            },
+            protocol={"preset": preset, "features": "inception_legacy", "strip_captions": []},
+        )
+        for r in records
+    ]
+
+
+def test_presets_do_not_compare():
+    records = study_records()
+    paper, mlperf = under("paper", records), under("mlperf", records[:5], by=0.5)
+    with pytest.raises(ValueError, match=r"presets \['mlperf', 'paper'\].*do not compare"):
+        Study.from_records([*paper, *mlperf])
+    chosen = Study.from_records([*paper, *mlperf], preset="mlperf")
+    assert (chosen.metric, len(chosen.points)) == ("fid", 5)
+    assert {r.protocol["preset"] for p in chosen.points for r in p.records} == {"mlperf"}
+    with pytest.raises(ValueError, match="preset='mosaicml': fid was measured under"):
+        Study.from_records(paper, preset="mosaicml")
+    without = [dataclasses.replace(r, protocol={}) for r in mlperf]
+    with pytest.raises(ValueError, match="'' is none"):
+        Study.from_records([*paper, *without])
+
+
+def test_records_of_other_metrics_are_no_reason_to_refuse():
+    records = study_records()
+    study = Study.from_records([*under("paper", records), *records])
+    assert study.metric == "kd_lite0"  # of those that are there, the first in `METRICS`
+    assert len(Study.from_records([*under("paper", records), *records], metric="fid").points) == 96
+
+
+def test_distances_of_any_network_rank():
+    assert metric_info("fd_inception_legacy").lower_is_better
+    assert not metric_info("recall_dinov2_1024_224").lower_is_better
+    with pytest.raises(ValueError, match="metric='fd'"):
+        metric_info("fd")
+    assert ranking_metric(["clip_cosine", "fid"]) == "fid"
+    assert ranking_metric(["fd_inception_legacy", "recall_x"]) == "fd_inception_legacy"
+    with pytest.raises(ValueError, match="choose one"):
+        ranking_metric(["recall_x"])
