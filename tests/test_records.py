@@ -92,7 +92,8 @@ def test_records_are_found_by_file_or_packaged_name(tmp_path):
     packaged = read_records(find_records("micro-training"))
     assert {r.kind for r in packaged} >= {"training", "samples"}
     with pytest.raises(
-        FileNotFoundError, match=r"'nowhere'.*\['micro-training', 'pods', 'weak_scaling'\]"
+        FileNotFoundError,
+        match=r"'nowhere'.*\['micro-training', 'pods', 'sampling', 'weak_scaling'\]",
     ):
         find_records("nowhere")
 

@@ -193,7 +193,7 @@ def sampling_ours(folder: Path) -> Call:
     steps = diffusion.sampler_table("ddim", schedule, STEPS, spacing="leading")
     table = diffusion.pad(steps, STEPS)
     x, _, context = unet_inputs(1)
-    rates, nothing = np.full(1, GUIDANCE, np.float32), np.zeros_like(context)
+    rates, nothing = np.full(1, GUIDANCE, np.float32), jax.numpy.zeros(context.shape)
     keys = jax.random.split(jax.random.key(0), 1)
 
     @jax.jit

@@ -52,7 +52,7 @@ def test_a_point_costs_its_flops_over_what_the_chip_does(items):
     ]  # fmt: skip
     item = next(i for i in items if (i.width, i.sampler, i.steps) == (320, "ddim", 50))
     evaluations = 100 * forward_flops(unet_config(320)) / record.metrics["utilisation"].value
-    decoder = billing.decoder_flops() / billing.DECODER_UTILISATION
+    decoder = billing.decoder_flops() / billing.decoder_utilisation()
     assert item.hours == pytest.approx(30_000 * (evaluations + decoder) / 459e12 / 3600)
     plain = bill(ConfigDict({
         "models": ("a",), "widths": (320,), "seeds": (0,), "protocol": {"num_samples": 30_000},
@@ -70,6 +70,20 @@ def test_the_decoder_is_that_of_stable_diffusion():
     upsampling = 4 * conv + 16 * conv + 16 * conv
     by_hand = middle_and_first + second + others + upsampling * 4 / 9  # as four 2x2 convolutions
     assert billing.decoder_flops() / 2e9 == pytest.approx(by_hand, rel=0.003)
+
+
+def test_the_bill_stays_above_what_sampling_compiles_to():
+    """The records of sampling c = 64 on 4 chips of v5p, guided, against the bill of the same."""
+    records = read_records(find_records("sampling"))
+    assert {record.point["steps"] for record in records} == {1, 50}
+    assert 0.3 < billing.decoder_utilisation() < 0.6
+    for record in records:
+        one = {"steps": (record.point["steps"],), "guidance": (2.0,)}
+        study = {"models": ("a",), "widths": (64,), "seeds": (0,), "grids": {"ddim": one},
+                 "protocol": {"num_samples": record.point["batch_size"]}}  # fmt: skip
+        (item,) = bill(ConfigDict(study))
+        compiled = record.costs["seconds"] * record.point["chips"] / 3600
+        assert compiled < item.hours < 1.25 * compiled
 
 
 def test_a_budget_pays_the_cheapest(items):

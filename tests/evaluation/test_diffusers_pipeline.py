@@ -9,7 +9,7 @@ from ldm_scaling.diffusion import classifier_free_guidance, sample, sampler_tabl
 from ldm_scaling.encoders import Autoencoder
 from ldm_scaling.evaluation import Model
 from ldm_scaling.unet import UNet
-from tests.encoders.vocabularies import write_clip
+from tests.make_pipeline import make_pipeline
 
 pytestmark = pytest.mark.slow
 PROMPTS, NEGATIVE = ["red apple", "a cat face on the moon"], "blurry"
@@ -18,54 +18,10 @@ GUIDANCE, STEPS = 5.0, 8
 
 @pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
 def pipeline(request, tmp_path_factory):
-    """Small networks of random weights, otherwise as Stable Diffusion 2; and its folder."""
-    torch = pytest.importorskip("torch")
-    diffusers = pytest.importorskip("diffusers")
-    transformers = pytest.importorskip("transformers")
-    folder = tmp_path_factory.mktemp("tokenizer")
-    write_clip(folder, [], "!")
-    torch.manual_seed(0)
-    unet = diffusers.UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        attention_head_dim=(2, 4),
-        cross_attention_dim=24,
-        use_linear_projection=True,
-    )
-    vae = diffusers.AutoencoderKL(
-        block_out_channels=(32, 32),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-    )
-    text = transformers.CLIPTextModel(
-        transformers.CLIPTextConfig(
-            vocab_size=514, hidden_size=24, intermediate_size=48, num_hidden_layers=2,
-            num_attention_heads=2, hidden_act="gelu", bos_token_id=512, eos_token_id=513,
-        )
-    )  # fmt: skip
-    scheduler = diffusers.DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        prediction_type=request.param,
-    )
-    made = diffusers.StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text,
-        tokenizer=transformers.CLIPTokenizer.from_pretrained(folder),
-        unet=unet,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    made.set_progress_bar_config(disable=True)
+    """A small pipeline as Stable Diffusion 2, and its folder."""
+    for name in ("torch", "diffusers", "transformers"):
+        pytest.importorskip(name)
+    made = make_pipeline(request.param)
     home = tmp_path_factory.mktemp("pipeline")
     made.save_pretrained(home)
     return made, home
