@@ -56,7 +56,8 @@ class InBatches:
     def __call__(self, *arrays: Shaped[np.ndarray, "_ ..."]) -> Shaped[np.ndarray, "N ..."]:
         """Arrays of N >= 1 examples each -> results in their order.
 
-        Raises ValueError where there are none, or not as many of each.
+        Raises ValueError where there are none, or not as many of each; and where a result is NaN or
+        Inf, which no score would show for what it is.
         """
         count = len(arrays[0])
         if count == 0 or any(len(array) != count for array in arrays):
@@ -72,7 +73,13 @@ class InBatches:
                 results.append(np.asarray(ahead))
             ahead = result
         results.append(np.asarray(ahead))
-        return np.concatenate(results)[:count]
+        found = np.concatenate(results)[:count]
+        if broken := np.flatnonzero(~np.isfinite(found).reshape(count, -1).all(axis=1)).tolist():
+            raise ValueError(
+                f"the network gives NaN or Inf for {len(broken)} of {count} examples, the first is "
+                f"{broken[0]}; its weights are damaged, or not those of this network"
+            )
+        return found
 
     def _batches(self, count: int) -> Iterator[np.ndarray]:
         for start in range(0, count, self.batch_size):

@@ -18,6 +18,7 @@ from ldm_scaling.checkpoint.identity import weights_hash
 from ldm_scaling.evaluation import presets
 from ldm_scaling.evaluation.captions import read_captions
 from ldm_scaling.evaluation.features import FeatureNetwork, Inception
+from ldm_scaling.evaluation.files import open_npz
 from ldm_scaling.evaluation.folder import METADATA
 from ldm_scaling.evaluation.image_sets import ImageSet, drawn_facts, keys_hash, open_images
 from ldm_scaling.evaluation.statistics import load_gaussian, save_statistics
@@ -88,6 +89,7 @@ def open_reference(
             )
         return Reference(name, gaussian, None)
     features = extract(network, choose(open_images(name)))
+    metrics.warn_of_low_rank(name, *features.shape)
     if save is not None:
         save_statistics(save, metrics.FeatureStatistics.of(features))
     return Reference(name, metrics.Gaussian.from_features(features), features)
@@ -173,7 +175,7 @@ def _named(name: str, tag: str) -> str:
 def _is_statistics(name: str | Path) -> bool:
     if Path(name).suffix != ".npz" or not Path(name).is_file():
         return False
-    with np.load(name, allow_pickle=False) as file:
+    with open_npz(name) as file:
         return "mu" in file and "sigma" in file
 
 

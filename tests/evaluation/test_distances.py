@@ -128,3 +128,34 @@ def test_images_of_mixed_sizes_are_refused_where_the_network_does_not_scale(fold
         ValueError, match=r"images of \[\(4, 4, 3\), \(4, 5, 3\)\]: projection takes"
     ):
         distance_record(Projection(), str(tmp_path), f"{root}/real", ["fid"])
+
+
+def test_fewer_images_than_features_are_told_and_measured(folders, tmp_path):
+    """The distance is right for so few; one image has none."""
+    root, arrays = folders
+    few = tmp_path / "few.npz"
+    np.savez(few, arrays["drawn"][:7])
+    with pytest.warns(UserWarning, match="samples: 7 images for 12-d features; the covariance is"):
+        record = distance_record(Stand(), str(few), f"{root}/real", ["fid", "kid"])
+    mu, sigma = features(arrays["drawn"][:7]).mean(0), np.cov(features(arrays["drawn"][:7]).T)
+    real = features(arrays["real"])
+    expected = metrics.frechet_distance(mu, sigma, real.mean(0), np.cov(real.T))
+    assert record.metrics["fid"].value == pytest.approx(expected, rel=1e-4)
+    assert np.isfinite(record.metrics["kid"].value)
+    with pytest.warns(UserWarning, match=r"few\.npz: 7 images for 12-d features"):
+        distance_record(Stand(), f"{root}/drawn", str(few), ["fid"])
+    np.savez(few, arrays["drawn"][:1])
+    with (
+        pytest.warns(UserWarning, match="samples: 1 images"),
+        pytest.raises(ValueError, match="1 rows; a covariance needs at least 2 images"),
+    ):
+        distance_record(Stand(), str(few), f"{root}/real", ["fid"])
+
+
+def test_features_that_are_no_numbers_give_no_score(folders, monkeypatch):
+    root, _ = folders
+    projection = WEIGHTS["projection"].copy()
+    projection[3, 4] = np.nan
+    monkeypatch.setitem(WEIGHTS, "projection", projection)
+    with pytest.raises(ValueError, match=r"NaN or Inf for .* its weights are damaged"):
+        distance_record(Stand(), f"{root}/drawn", f"{root}/real", ALL)
