@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ldm_scaling.checkpoint.diffusers import import_autoencoder, import_text_encoder, import_unet
-from ldm_scaling.checkpoint.packaged import MODELS
+from ldm_scaling.checkpoint.packaged import MICRO_MAX_TOKENS, MODELS
 from ldm_scaling.checkpoint.pipeline_folder import read_model_index, read_scheduler
 from ldm_scaling.checkpoint.weights_file import read_json
 from ldm_scaling.diffusion import Schedule
 from ldm_scaling.encoders import AutoencoderConfig
-from ldm_scaling.evaluation.text import MICRO_MAX_TOKENS, TextEncoder
+from ldm_scaling.evaluation.text import TextEncoder
 from ldm_scaling.types import Params
 from ldm_scaling.unet import UNetConfig
 

@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 
+from ldm_scaling.checkpoint.conversion import convert_folder
 from ldm_scaling.evaluation import Model, ModelCard, TextEncoder, find_folder, sentence_embeddings
 from ldm_scaling.evaluation.files import cached_array, write_atomically
 from ldm_scaling.evaluation.model import expand_names
@@ -84,6 +85,16 @@ def test_a_folder_may_hold_its_own_text_encoder(models, tmp_path):
     assert context.shape == (2, encoder.max_tokens, 384)
     assert (np.abs(context).max(-1) > 0).all()  # padding is read, and kept
     assert ModelCard.read(copy).weights_hash != without
+
+
+def test_a_converted_model_reads_its_captions_as_before(models, tmp_path):
+    """Of the packaged family no file says how long its contexts are."""
+    convert_folder(models / "early", tmp_path / "new", vae=models / "early" / "vae")
+    before, after = (Model.from_folder(path) for path in (models / "early", tmp_path / "new"))
+    captions = ["a cat", ""]
+    np.testing.assert_allclose(
+        after.text_encoder(captions), before.text_encoder(captions), atol=1e-5
+    )
 
 
 def test_contexts_are_zero_at_padding_and_cached(tmp_path):
