@@ -15,7 +15,9 @@ from absl import app, flags
 
 SAMPLES = flags.DEFINE_string("samples", None, "Folder of images.")
 CAPTIONS = flags.DEFINE_string("captions", None, "Their captions; default what the folder says.")
-MODEL = flags.DEFINE_string("model", None, "Folder of a CLIPModel in transformers' layout.")
+MODEL = flags.DEFINE_string(
+    "model", None, "Folder of transformers' CLIPModel, or OWNER/NAME (Hub)."
+)
 REFERENCE = flags.DEFINE_string("reference", None, "Real images: adds CMMD.")
 PRESET = flags.DEFINE_string(
     "preset", "", "mlperf, mosaicml or paper, for the record; --model has to be its CLIP."

@@ -15,7 +15,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 MODEL = flags.DEFINE_string(
-    "model", "micro-48", "A packaged model, or a folder in the diffusers layout."
+    "model", "micro-48", "A packaged model, a folder in the diffusers layout, or OWNER/NAME (Hub)."
 )
 CAPTIONS = flags.DEFINE_string(
     "captions", None, "COCO annotations (.json), .jsonl, .tsv, .csv, or text, one caption a line."

@@ -13,7 +13,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 MODEL = flags.DEFINE_string(
-    "model", "micro-48", "A packaged model, or a folder in the diffusers layout."
+    "model", "micro-48", "A packaged model, a folder in the diffusers layout, or OWNER/NAME (Hub)."
 )
 PROMPT = flags.DEFINE_multi_string("prompt", None, "What to draw; may be given several times.")
 NEGATIVE_PROMPT = flags.DEFINE_string(

@@ -51,7 +51,8 @@ class TextToImage:
     def from_pretrained(
         cls, name_or_folder: str | Path, *, batch_size: int | None = None, mesh: Mesh | None = None
     ) -> "TextToImage":
-        """Reads a folder in the diffusers layout, or a packaged model by its name ("micro-48").
+        """Reads a folder in the diffusers layout, a packaged model by its name ("micro-48"), or a
+        repository of the Hugging Face Hub ("owner/name").
 
         Raises:
           FileNotFoundError: no such model; names those there are.

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ldm_scaling import metrics
 from ldm_scaling.checkpoint.diffusers import import_clip
+from ldm_scaling.checkpoint.hub import find_model_folder
 from ldm_scaling.checkpoint.identity import weights_hash
 from ldm_scaling.encoders import Clip, ClipConfig
 from ldm_scaling.encoders.clip_vision import clip_pixels
@@ -66,12 +67,13 @@ class ClipEmbedder:
 
     @classmethod
     def from_folder(cls, folder: str | Path, **options: Any) -> "ClipEmbedder":
-        """Reads a folder of transformers' `CLIPModel`, with its tokenizer.
+        """Reads transformers' `CLIPModel` with its tokenizer: a folder, or "owner/name" of the Hub.
 
         Raises FileNotFoundError or ValueError, which name what is missing or does not fit.
         """
-        config, params = import_clip(folder)
-        return cls(Path(folder).name, config, params, Path(folder), **options)
+        home = find_model_folder(folder, "model")
+        config, params = import_clip(home)
+        return cls(Path(folder).name, config, params, home, **options)
 
     def images(self, images: ImageSet) -> Float[np.ndarray, "N P"]:
         """Embeddings of unit length; the short side is brought to CLIP's size, the middle cut."""

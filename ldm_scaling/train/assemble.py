@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ldm_scaling.checkpoint.diffusers import import_autoencoder, import_text_encoder
+from ldm_scaling.checkpoint.hub import find_model_folder
 from ldm_scaling.checkpoint.packaged import MODELS, load_minilm
 from ldm_scaling.data import Pipeline, Source, Transform, image_transform, open_source
 from ldm_scaling.diffusion import Schedule
@@ -110,7 +111,7 @@ class FrozenParts(NamedTuple):
 def frozen_parts(config: ConfigDict) -> FrozenParts:
     """Loads the autoencoder and the text encoder of a config."""
     name = _required(config, "autoencoder", "'micro' (packaged), or a folder of an AutoencoderKL")
-    vae = MODELS / "vae" if name == "micro" else Path(name)
+    vae = MODELS / "vae" if name == "micro" else find_model_folder(name, "autoencoder")
     autoencoder, autoencoder_params = import_autoencoder(vae)
     text = _text_encoder(config)
     return FrozenParts(
@@ -187,7 +188,7 @@ def _text_encoder(config: ConfigDict) -> TextEncoder:
         entries = {"text_encoder": ("ldm_scaling", "minilm")}
         return TextEncoder(encoder, params, load_tokenizer(folder), {}, entries)
     # A pipeline has folders of both; one that holds the model alone holds its tokenizer beside it.
-    parts, home = ("text_encoder", "tokenizer"), Path(name)
+    parts, home = ("text_encoder", "tokenizer"), find_model_folder(name, "text_encoder")
     folders = {part: home / part if (home / parts[0]).is_dir() else home for part in parts}
     encoder, params = import_text_encoder(folders["text_encoder"])
     classes = zip(parts, library_names(encoder), strict=True)

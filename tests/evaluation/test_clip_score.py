@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 import safetensors.numpy
+from huggingface_hub import constants
 from PIL import Image
 
 from ldm_scaling import metrics
 from ldm_scaling.evaluation.clip_score import ClipEmbedder, central_square, clip_record
 from ldm_scaling.evaluation.image_sets import open_images
+from tests.checkpoint.hub_cache import write_snapshot
 from tests.encoders.vocabularies import write_clip
 
 RNG = np.random.default_rng(0)
@@ -86,6 +88,17 @@ def test_images_of_the_wrong_captions_score_otherwise(folders, embedder, tmp_pat
     swapped = clip_record(embedder, folders / "drawn", tmp_path / "a.txt", resamples=0)
     name = "clip_cosine"
     assert abs(once.metrics[name].value - swapped.metrics[name].value) > 1e-3
+
+
+def test_a_model_of_the_hub_goes_by_its_name(folders, embedder, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    write_snapshot(tmp_path, "owner/some-clip", folders / "model")
+    found = ClipEmbedder.from_folder("owner/some-clip")
+    assert found.name == "some-clip"
+    np.testing.assert_allclose(found.texts(CAPTIONS), embedder.texts(CAPTIONS), atol=1e-6)
+    with pytest.raises(FileNotFoundError, match="model='nowhere': no such folder, and not 'owner/"):
+        ClipEmbedder.from_folder("nowhere")
 
 
 def test_a_missing_image_is_named(folders, embedder, tmp_path):

@@ -1,14 +1,17 @@
+import dataclasses
 import json
 import shutil
 
 import jax
 import numpy as np
 import pytest
+from huggingface_hub import constants
 
 from ldm_scaling.checkpoint.conversion import convert_folder
 from ldm_scaling.evaluation import Model, ModelCard, TextEncoder, find_folder, sentence_embeddings
 from ldm_scaling.evaluation.files import cached_array, write_atomically
 from ldm_scaling.evaluation.model import expand_names
+from tests.checkpoint.hub_cache import write_snapshot
 from tests.encoders.vocabularies import clip_folder
 from tests.evaluation.conftest import AUTOENCODER, SCHEDULE, UNET, HashedText, tiny_params
 
@@ -51,6 +54,25 @@ def test_what_is_missing_is_named(models, tmp_path):
     )
     with pytest.raises(ValueError, match="text_encoder='maxilm'; expected 'minilm'"):
         Model.from_folder(copy)
+
+
+def test_a_pipeline_of_the_hub_is_the_one_of_its_folder(stable_diffusion, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    snapshot = write_snapshot(tmp_path, "owner/diffusion", stable_diffusion)
+    assert find_folder("owner/diffusion") == snapshot
+    found, expected = (ModelCard.read(n) for n in ("owner/diffusion", stable_diffusion))
+    assert found == dataclasses.replace(expected, folder=snapshot)
+    assert Model.from_folder("owner/diffusion").unet.context_size == 32
+    convert_folder(snapshot, tmp_path / "copy", vae=snapshot / "vae")
+    assert not [path for path in (tmp_path / "copy").rglob("*") if path.is_symlink()]
+    with pytest.raises(FileNotFoundError, match=r"model='owner/other': no such folder, .*hf downl"):
+        Model.from_folder("owner/other")
+    (snapshot / "model_index.json").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"model_index\.json, here or in the Hugging Face Hub"
+    ):
+        find_folder("owner/diffusion")
 
 
 def test_patterns_become_folders(models, tmp_path):
