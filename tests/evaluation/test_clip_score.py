@@ -1,6 +1,9 @@
 """CLIP score of a folder of images, with a small CLIP of random weights in transformers files."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from PIL import Image
 from ldm_scaling import metrics
 from ldm_scaling.evaluation.clip_score import ClipEmbedder, central_square, clip_record
 from ldm_scaling.evaluation.image_sets import open_images
+from ldm_scaling.records import read_records
 from tests.checkpoint.hub_cache import write_snapshot
 from tests.encoders.vocabularies import write_clip
 
@@ -107,6 +111,24 @@ def test_a_missing_image_is_named(folders, embedder, tmp_path):
         clip_record(embedder, folders / "drawn", tmp_path / "a.txt")
     with pytest.raises(FileNotFoundError, match=r"metadata\.jsonl: no such file"):
         clip_record(embedder, tmp_path)
+
+
+def test_the_command_adds_the_same_record(folders, embedder, tmp_path):
+    drawn, output = folders / "drawn", tmp_path / "scores.jsonl"
+    flags = {"samples": drawn, "model": folders / "model", "reference": drawn, "preset": "mlperf"}
+    flags = {**flags, "batch_size": 8, "output": output}
+    command = [sys.executable, Path(__file__).parents[2] / "launch" / "eval_clip.py"]
+    command += [f"--{name}={value}" for name, value in flags.items()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"4 images; a record was added to {output}" in done.stdout
+    [record] = read_records(output)
+    expected = clip_record(embedder, drawn, reference=str(drawn), preset="mlperf")
+    assert record.protocol == expected.protocol
+    assert record.metrics.keys() == expected.metrics.keys()
+    for name, metric in expected.metrics.items():
+        assert name in done.stdout
+        assert record.metrics[name].value == pytest.approx(metric.value, abs=1e-5), name
 
 
 def test_a_preset_is_known_and_says_what_was_asked_for(folders, embedder):

@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +13,10 @@ from PIL import Image
 
 from ldm_scaling import metrics
 from ldm_scaling.evaluation.distances import distance_record
-from ldm_scaling.evaluation.features import FeatureNetwork, Inception
+from ldm_scaling.evaluation.features import FeatureNetwork, Inception, Lite0
+from ldm_scaling.records import read_records
 
+WHERE = {"samples": "drawn", "reference": "real"}
 RNG = np.random.default_rng(0)
 WEIGHTS = {
     "fc": {"kernel": RNG.normal(size=(12, 7)).astype(np.float32)},
@@ -159,3 +164,33 @@ def test_features_that_are_no_numbers_give_no_score(folders, monkeypatch):
     monkeypatch.setitem(WEIGHTS, "projection", projection)
     with pytest.raises(ValueError, match=r"NaN or Inf for .* its weights are damaged"):
         distance_record(Stand(), f"{root}/drawn", f"{root}/real", ALL)
+
+
+def run(**flags):
+    command = [sys.executable, Path(__file__).parents[2] / "launch" / "eval_fid.py"]
+    command += [f"--{name}={value}" for name, value in flags.items()]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_command_adds_the_same_record(folders, tmp_path):
+    sets = {name: f"{folders[0]}/{folder}" for name, folder in WHERE.items()}
+    output, save = tmp_path / "scores.jsonl", tmp_path / "real.npz"
+    small = {"features": "lite0", "size": 32, "metrics": "fid,kid"}
+    done = run(**sets, **small, save_reference=save, output=output)
+    assert done.returncode == 0, done.stderr
+    assert f"30 images; a record was added to {output}" in done.stdout
+    [record] = read_records(output)
+    with pytest.warns(UserWarning, match="for 1280-d features"):
+        expected = distance_record(Lite0(32), *sets.values(), ["fid", "kid"])
+    assert record.protocol == expected.protocol
+    assert list(record.metrics) == ["fd_lite0_32", "kd_lite0_32"]
+    for name, metric in expected.metrics.items():
+        assert record.metrics[name].value == pytest.approx(metric.value, rel=1e-4), name
+    with np.load(save) as file:
+        assert (file["count"], file["sigma"].shape) == (40, (1280, 1280))
+
+
+def test_the_command_says_where_the_weights_of_fid_are(folders):
+    done = run(**{name: f"{folders[0]}/{folder}" for name, folder in WHERE.items()})
+    assert done.returncode == 1
+    assert done.stderr.startswith("eval_fid: weights: FID needs Inception's published weights; get")
