@@ -17,6 +17,7 @@ from ldm_scaling.evaluation.image_sets import open_images
 from ldm_scaling.records import read_records
 from tests.checkpoint.hub_cache import write_snapshot
 from tests.encoders.vocabularies import write_clip
+from tests.train.processes import Processes
 
 RNG = np.random.default_rng(0)
 CAPTIONS = ["a", "red apple", "cat face: grin", "b"]
@@ -129,6 +130,21 @@ def test_the_command_adds_the_same_record(folders, embedder, tmp_path):
     for name, metric in expected.metrics.items():
         assert name in done.stdout
         assert record.metrics[name].value == pytest.approx(metric.value, abs=1e-5), name
+
+
+@pytest.mark.slow
+def test_processes_share_the_images_and_agree_with_one(folders, embedder, tmp_path):
+    drawn, output = folders / "drawn", tmp_path / "scores.jsonl"
+    flags = {"samples": drawn, "model": folders / "model", "reference": drawn, "output": output}
+    command = [Path(__file__).parents[2] / "launch" / "eval_clip.py"]
+    command += [f"--{name}={value}" for name, value in flags.items()]
+    with Processes(tmp_path / "logs", 3, 1, {}, command=command) as processes:
+        processes.finish()
+    [record] = read_records(output)
+    expected = clip_record(embedder, drawn, reference=str(drawn))
+    assert record.protocol == expected.protocol
+    for name, metric in expected.metrics.items():
+        assert record.metrics[name].value == pytest.approx(metric.value, rel=1e-6, abs=1e-6), name
 
 
 def test_a_preset_is_known_and_says_what_was_asked_for(folders, embedder):

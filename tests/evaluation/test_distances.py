@@ -13,8 +13,9 @@ from PIL import Image
 
 from ldm_scaling import metrics
 from ldm_scaling.evaluation.distances import distance_record
-from ldm_scaling.evaluation.features import FeatureNetwork, Inception, Lite0
+from ldm_scaling.evaluation.features import FeatureNetwork, Inception
 from ldm_scaling.records import read_records
+from tests.train.processes import Processes
 
 WHERE = {"samples": "drawn", "reference": "real"}
 RNG = np.random.default_rng(0)
@@ -166,31 +167,57 @@ def test_features_that_are_no_numbers_give_no_score(folders, monkeypatch):
         distance_record(Stand(), f"{root}/drawn", f"{root}/real", ALL)
 
 
-def run(**flags):
-    command = [sys.executable, Path(__file__).parents[2] / "launch" / "eval_fid.py"]
-    command += [f"--{name}={value}" for name, value in flags.items()]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+COMMAND = Path(__file__).parents[2] / "launch" / "eval_fid.py"
 
 
-def test_the_command_adds_the_same_record(folders, tmp_path):
+def flags(folders, output, **others):
     sets = {name: f"{folders[0]}/{folder}" for name, folder in WHERE.items()}
-    output, save = tmp_path / "scores.jsonl", tmp_path / "real.npz"
-    small = {"features": "lite0", "size": 32, "metrics": "fid,kid"}
-    done = run(**sets, **small, save_reference=save, output=output)
+    small = {"features": "lite0", "size": 32, "metrics": "fid,kid", "batch_size": 8}
+    every = {**sets, **small, "output": output / "scores.jsonl", **others}
+    return [f"--{name}={value}" for name, value in every.items()]
+
+
+@pytest.fixture(scope="module")
+def scored(folders, tmp_path_factory):
+    """What the command leaves in a folder, and the record in it."""
+    output = tmp_path_factory.mktemp("scored")
+    save = {"save_reference": output / "real.npz"}
+    command = [sys.executable, COMMAND, *flags(folders, output, **save)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert f"30 images; a record was added to {output}" in done.stdout
-    [record] = read_records(output)
-    with pytest.warns(UserWarning, match="for 1280-d features"):
-        expected = distance_record(Lite0(32), *sets.values(), ["fid", "kid"])
-    assert record.protocol == expected.protocol
+    assert f"30 images; a record was added to {output}/scores.jsonl" in done.stdout
+    [record] = read_records(output / "scores.jsonl")
+    return output, record
+
+
+def test_the_command_adds_a_record(folders, scored):
+    output, record = scored
     assert list(record.metrics) == ["fd_lite0_32", "kd_lite0_32"]
-    for name, metric in expected.metrics.items():
-        assert record.metrics[name].value == pytest.approx(metric.value, rel=1e-4), name
-    with np.load(save) as file:
+    assert record.protocol["reference"] == f"{folders[0]}/real"
+    assert (record.num_samples, record.seed, record.weights_hash) == (30, 3, "abc")
+    assert record.metrics["fd_lite0_32"].value > 1
+    with np.load(output / "real.npz") as file:
         assert (file["count"], file["sigma"].shape) == (40, (1280, 1280))
 
 
-def test_the_command_says_where_the_weights_of_fid_are(folders):
-    done = run(**{name: f"{folders[0]}/{folder}" for name, folder in WHERE.items()})
+def test_processes_share_the_images_and_agree_with_one(folders, scored, tmp_path):
+    """Three of them: the shares of 40 images are not of one size."""
+    save = {"save_reference": tmp_path / "real.npz"}
+    command = [COMMAND, *flags(folders, tmp_path, **save)]
+    with Processes(tmp_path / "logs", 3, 1, {}, command=command) as processes:
+        processes.finish()
+        said = [processes.log(index) for index in range(3)]
+    assert ["14/14" in log for log in said] == [True, False, False]  # a third each; one bar
+    [found], expected = read_records(tmp_path / "scores.jsonl"), scored[1]
+    assert found.protocol == expected.protocol
+    for name, metric in expected.metrics.items():
+        assert found.metrics[name].value == pytest.approx(metric.value, rel=1e-6, abs=1e-7)
+    one, other = (np.load(folder / "real.npz") for folder in (scored[0], tmp_path))
+    np.testing.assert_allclose(other["sigma"], one["sigma"], atol=1e-5 * one["sigma"].max())
+
+
+def test_the_command_says_where_the_weights_of_fid_are(folders, tmp_path):
+    command = [sys.executable, COMMAND, *flags(folders, tmp_path, features="inception")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("eval_fid: weights: FID needs Inception's published weights; get")
