@@ -24,6 +24,7 @@ def get_config(name: str = "micro-32") -> ConfigDict:
     # Each may be "owner/name" of the Hugging Face Hub.
     config.autoencoder = "micro" if micro else ""
     config.text_encoder = "minilm" if micro else ""
+    config.text_encoder_dtype = "float32"  # of its products; "bfloat16" for CLIP and T5
     config.max_tokens = 24 if micro else 77
     config.model = {
         "context_size": 384 if micro else 1024,
