@@ -13,6 +13,7 @@ REQUIRES = [
     "etils[epath]>=1.7",
     "flax>=0.10",
     "grain>=0.2.3",
+    "huggingface_hub>=0.23",
     "importlib_resources>=6",  # tensorflow-datasets uses it and does not say so
     "jax>=0.9",  # jax.distributed.initialize(shutdown_timeout_seconds=...)
     "jaxtyping>=0.2.30",

@@ -21,8 +21,10 @@ def get_config(name: str = "micro-32") -> ConfigDict:
     # Frozen parts. autoencoder: "micro" (packaged), or a folder in diffusers' layout.
     # text_encoder: "minilm" (packaged, 384 features), or a folder: a pipeline's with text_encoder/
     # and tokenizer/, or one that holds a BERT, CLIP or T5 and its tokenizer. CLIP takes 77 tokens.
+    # Each may be "owner/name" of the Hugging Face Hub.
     config.autoencoder = "micro" if micro else ""
     config.text_encoder = "minilm" if micro else ""
+    config.text_encoder_dtype = "float32"  # of its products; "bfloat16" for CLIP and T5
     config.max_tokens = 24 if micro else 77
     config.model = {
         "context_size": 384 if micro else 1024,

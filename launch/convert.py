@@ -4,8 +4,9 @@
     python launch/convert.py --source=runs/c320/export/final --output=c320 --dtype=float16
     python launch/convert.py --source=sd.safetensors --tokenizer=CLIP_TOKENIZER --output=sd15
 
---source is a folder with model_index.json, the name of a packaged model, or one file in the layout
-of the original Stable Diffusion 1.x and 2.x (.safetensors; of a .ckpt nothing but tensors is read).
+--source is a folder with model_index.json, the name of a packaged model, OWNER/NAME of the Hugging
+Face Hub, or one file in the layout of the original Stable Diffusion 1.x and 2.x (.safetensors; of a
+.ckpt nothing but tensors is read).
 Weights are read and written piece by piece.
 """
 
@@ -13,7 +14,9 @@ from pathlib import Path
 
 from absl import app, flags
 
-SOURCE = flags.DEFINE_string("source", None, "Folder, packaged model, or single file.")
+SOURCE = flags.DEFINE_string(
+    "source", None, "Folder, packaged model, OWNER/NAME of the Hugging Face Hub, or single file."
+)
 OUTPUT = flags.DEFINE_string("output", None, "Folder to make.")
 DTYPE = flags.DEFINE_enum(
     "dtype", "float32", ["float32", "float16", "bfloat16"], "Of the written weights."

@@ -12,11 +12,14 @@
 the statistics ("mu", "sigma") of pytorch-fid, clean-fid or --save_reference. Each measurement adds
 a line to --output, with all that decides its numbers. Distances between features of DINOv2
 (arXiv:2306.04675, which takes ViT-L/14) are named after it, "fd_dinov2_1024_224", and are no FID.
+Several processes, which find each other as those of launch/train.py do, share the images.
 """
 
 from pathlib import Path
 
 from absl import app, flags
+
+from ldm_scaling.hosts import define_flags
 
 SAMPLES = flags.DEFINE_string("samples", None, "Generated images.")
 REFERENCE = flags.DEFINE_string("reference", None, "Real images, or their statistics.")
@@ -51,16 +54,18 @@ RESAMPLES = flags.DEFINE_integer("resamples", 0, "Bootstrap, for an interval of 
 SAVE = flags.DEFINE_string("save_reference", None, "Keep the reference's statistics (.npz).")
 BATCH = flags.DEFINE_integer("batch_size", 32, "Images at a time, on all devices.", 1)
 OUTPUT = flags.DEFINE_string("output", "scores.jsonl", "Records; a line is added.")
+define_flags()
 
 
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {argv[1:]}")
     from ldm_scaling.evaluation.distances import distance_record
-    from ldm_scaling.launching import explained
+    from ldm_scaling.hosts import is_first
+    from ldm_scaling.launching import running
     from ldm_scaling.records import append_record, metrics_table
 
-    with explained("eval_fid"):
+    with running("eval_fid"):
         record = distance_record(
             _network(),
             SAMPLES.value,
@@ -71,9 +76,10 @@ def main(argv):
             resamples=RESAMPLES.value,
             preset=PRESET.value,
         )
-        append_record(OUTPUT.value, record)
-    print(metrics_table(record))
-    print(f"{record.num_samples} images; a record was added to {OUTPUT.value}")
+        if is_first():
+            append_record(OUTPUT.value, record)
+            print(metrics_table(record))
+            print(f"{record.num_samples} images; a record was added to {OUTPUT.value}")
 
 
 def _network():

@@ -6,14 +6,16 @@
 
 Stop it at any point and start it again: no finished image is drawn twice. Jobs of an array
 (--index, --of) share a folder. The result depends neither on the batch size nor on the devices.
+Where the weights are too large for one device: --mesh.replica=1 --mesh.fsdp=-1 spreads them.
 """
 
 from pathlib import Path
 
 from absl import app, flags
+from ml_collections import ConfigDict, config_flags
 
 MODEL = flags.DEFINE_string(
-    "model", "micro-48", "A packaged model, or a folder in the diffusers layout."
+    "model", "micro-48", "A packaged model, a folder in the diffusers layout, or OWNER/NAME (Hub)."
 )
 CAPTIONS = flags.DEFINE_string(
     "captions", None, "COCO annotations (.json), .jsonl, .tsv, .csv, or text, one caption a line."
@@ -32,6 +34,7 @@ GUIDANCE = flags.DEFINE_float("guidance", 7.5, "Classifier-free guidance rate; 1
 SPACING = flags.DEFINE_string("spacing", None, "Of the timesteps; default the model's own.")
 SEED = flags.DEFINE_integer("seed", 0, "Seed of all noise.")
 BATCH = flags.DEFINE_integer("batch_size", 16, "Images drawn at a time, on all devices.", 1)
+MESH = config_flags.DEFINE_config_dict("mesh", ConfigDict({"replica": -1, "fsdp": 1, "tensor": 1}))
 INDEX = flags.DEFINE_integer("index", 0, "Which job of an array this is.", lower_bound=0)
 OF = flags.DEFINE_integer("of", 1, "How many jobs the array has.", lower_bound=1)
 
@@ -54,7 +57,7 @@ def main(argv):
             captions = preset_captions(PRESET.value, path, COUNT.value)
         else:
             captions = read_captions(path, choice=CHOICE.value, count=COUNT.value)
-        mesh = make_mesh(replica=-1, fsdp=1, tensor=1)
+        mesh = make_mesh(**MESH.value)
         drawn = draw_folder(
             Generator(Model.from_folder(MODEL.value), batch_size=BATCH.value, mesh=mesh),
             captions,

@@ -2,14 +2,18 @@
 
 python launch/sample.py --prompt="red apple" --prompt="cat face" --output=images.png
 python launch/sample.py --model=FOLDER --prompt="a house" --sampler=dpmpp_2m --steps=20 --count=4
+python launch/sample.py --model=FOLDER --prompt="a house" --mesh.replica=1 --mesh.fsdp=-1
+
+The last one spreads the weights over all devices, where they are too large for one.
 """
 
 from pathlib import Path
 
 from absl import app, flags
+from ml_collections import ConfigDict, config_flags
 
 MODEL = flags.DEFINE_string(
-    "model", "micro-48", "A packaged model, or a folder in the diffusers layout."
+    "model", "micro-48", "A packaged model, a folder in the diffusers layout, or OWNER/NAME (Hub)."
 )
 PROMPT = flags.DEFINE_multi_string("prompt", None, "What to draw; may be given several times.")
 NEGATIVE_PROMPT = flags.DEFINE_string(
@@ -20,6 +24,7 @@ SAMPLER = flags.DEFINE_string("sampler", "ddim", "ddim, ddpm or dpmpp_2m.")
 STEPS = flags.DEFINE_integer("steps", 50, "Sampling steps, 1 to 1000.")
 GUIDANCE = flags.DEFINE_float("guidance", 7.5, "Classifier-free guidance rate; 1 is none.")
 SEED = flags.DEFINE_integer("seed", 0, "Seed of all noise.")
+MESH = config_flags.DEFINE_config_dict("mesh", ConfigDict({"replica": -1, "fsdp": 1, "tensor": 1}))
 OUTPUT = flags.DEFINE_string("output", "samples.png", "Where the picture goes.")
 
 
@@ -29,9 +34,10 @@ def main(argv):
     from ldm_scaling.evaluation.pictures import save_grid
     from ldm_scaling.launching import explained
     from ldm_scaling.pipeline import TextToImage
+    from ldm_scaling.sharding import make_mesh
 
     with explained("sample"):
-        draw = TextToImage.from_pretrained(MODEL.value)
+        draw = TextToImage.from_pretrained(MODEL.value, mesh=make_mesh(**MESH.value))
         images = draw(
             [prompt for prompt in PROMPT.value for _ in range(COUNT.value)],
             negative_prompt=NEGATIVE_PROMPT.value,

@@ -1,5 +1,6 @@
 """`TextToImage`: the face of the library for notebooks and scripts."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,9 +10,13 @@ from jaxtyping import Float, UInt8
 
 from ldm_scaling.diffusion import sampler_table
 from ldm_scaling.evaluation import Generator, Model
+from ldm_scaling.sharding import BATCH_AXES
 
 GUIDANCE = 7.5
 """The guidance rate of Stable Diffusion and of the paper's base experiments."""
+
+BATCH = 8
+"""Images drawn at a time where nothing else is asked for, or a few more for many devices."""
 
 
 class TextToImage:
@@ -26,23 +31,28 @@ class TextToImage:
       images = draw(["red apple", "cat face"], steps=20, guidance=3.0)
     """
 
-    def __init__(self, model: Model, *, batch_size: int = 8, mesh: Mesh | None = None):
+    def __init__(self, model: Model, *, batch_size: int | None = None, mesh: Mesh | None = None):
         """Wraps a model that is in memory; `from_pretrained` reads one from disk.
 
         Args:
           model: weights and what they mean.
-          batch_size: images drawn at a time; other numbers of prompts are padded to it.
+          batch_size: images drawn at a time; other numbers of prompts are padded to it. Default
+            the least number from 8 on that the devices can share.
           mesh: devices to draw on, see `ldm_scaling.sharding.make_mesh`; default the first alone.
         """
+        if batch_size is None:
+            parts = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+            batch_size = math.ceil(BATCH / parts) * parts
         self.model = model
         self._generator = Generator(model, batch_size=batch_size, mesh=mesh)
         self._empty = model.text_encoder([""])
 
     @classmethod
     def from_pretrained(
-        cls, name_or_folder: str | Path, *, batch_size: int = 8, mesh: Mesh | None = None
+        cls, name_or_folder: str | Path, *, batch_size: int | None = None, mesh: Mesh | None = None
     ) -> "TextToImage":
-        """Reads a folder in the diffusers layout, or a packaged model by its name ("micro-48").
+        """Reads a folder in the diffusers layout, a packaged model by its name ("micro-48"), or a
+        repository of the Hugging Face Hub ("owner/name").
 
         Raises:
           FileNotFoundError: no such model; names those there are.

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ldm_scaling.evaluation.pictures import LABEL_HEIGHT, MARGIN
 from ldm_scaling.records import read_records
 
 ROOT = Path(__file__).parent.parent
@@ -65,7 +66,7 @@ def test_a_packaged_model_is_drawn_scored_and_converted(tmp_path):
         command = [sys.executable, ROOT / "launch" / f"{name}.py", *flags]
         return subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, text=True)
 
-    drawing = ["--captions=captions.txt", "--steps=10", "--guidance=2.5", "--batch_size=4"]
+    drawing = ["--captions=captions.txt", "--steps=10", "--guidance=2.5", "--batch_size=8"]
     for _ in range(2):  # the second time nothing is left to draw
         run("generate", "--model=micro-8", *drawing, "--output=drawn")
     again = run("generate", "--model=micro-8", *drawing, "--output=drawn")
@@ -75,11 +76,15 @@ def test_a_packaged_model_is_drawn_scored_and_converted(tmp_path):
     assert sorted(record.metrics) == ["fd_lite0_224", "kd_lite0_224"]
     assert record.num_samples == 3
     run("convert", "--source=micro-8", "--output=converted")
-    run("generate", "--model=converted", *drawing, "--output=other")
+    spread = ["--mesh.replica=1", "--mesh.fsdp=8"]
+    run("generate", "--model=converted", *drawing, *spread, "--output=other")
     for path in sorted((tmp_path / "drawn").glob("*.png")):
         one, other = (np.asarray(Image.open(folder / path.name), int)
                       for folder in (path.parent, tmp_path / "other"))  # fmt: skip
         assert np.abs(one - other).max() <= 1
+    run("sample", "--model=converted", "--prompt=rocket", "--count=2", "--steps=2", *spread)
+    with Image.open(tmp_path / "samples.png") as picture:
+        assert picture.size == (2 * (64 + MARGIN) + MARGIN, 64 + LABEL_HEIGHT + 2 * MARGIN)
 
 
 def test_a_pipeline_of_diffusers_is_drawn_scored_and_exported(tmp_path):

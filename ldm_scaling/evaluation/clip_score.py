@@ -13,16 +13,16 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, UInt8
 from PIL import Image
-from tqdm import tqdm
 
 from ldm_scaling import metrics
 from ldm_scaling.checkpoint.diffusers import import_clip
+from ldm_scaling.checkpoint.hub import find_model_folder
 from ldm_scaling.checkpoint.identity import weights_hash
 from ldm_scaling.encoders import Clip, ClipConfig
 from ldm_scaling.encoders.clip_vision import clip_pixels
 from ldm_scaling.encoders.tokenizers import load_tokenizer
 from ldm_scaling.evaluation import presets
-from ldm_scaling.evaluation.batches import InBatches
+from ldm_scaling.evaluation.batches import InBatches, through
 from ldm_scaling.evaluation.captions import Caption, read_captions
 from ldm_scaling.evaluation.folder import METADATA, image_path
 from ldm_scaling.evaluation.image_sets import ImageSet, drawn_facts, keys_hash, open_images
@@ -66,21 +66,22 @@ class ClipEmbedder:
 
     @classmethod
     def from_folder(cls, folder: str | Path, **options: Any) -> "ClipEmbedder":
-        """Reads a folder of transformers' `CLIPModel`, with its tokenizer.
+        """Reads transformers' `CLIPModel` with its tokenizer: a folder, or "owner/name" of the Hub.
 
         Raises FileNotFoundError or ValueError, which name what is missing or does not fit.
         """
-        config, params = import_clip(folder)
-        return cls(Path(folder).name, config, params, Path(folder), **options)
+        home = find_model_folder(folder, "model")
+        config, params = import_clip(home)
+        return cls(Path(folder).name, config, params, home, **options)
 
     def images(self, images: ImageSet) -> Float[np.ndarray, "N P"]:
         """Embeddings of unit length; the short side is brought to CLIP's size, the middle cut."""
-        size, found = self.config.vision.image_size, []
-        with tqdm(desc=f"CLIP of {images.name}", total=len(images), unit="image") as bar:
-            for piece in images.pieces():
-                found.append(self._images(np.stack([central_square(i, size) for i in piece])))
-                bar.update(len(piece))
-        return np.concatenate(found)
+        size = self.config.vision.image_size
+
+        def embed(piece: list[np.ndarray]) -> np.ndarray:
+            return self._images(np.stack([central_square(image, size) for image in piece]))
+
+        return through(embed, images, "CLIP")
 
     def texts(self, captions: Sequence[str]) -> Float[np.ndarray, "N P"]:
         """Embeddings of unit length; what exceeds CLIP's 77 tokens is cut, with a warning."""
@@ -107,7 +108,7 @@ def clip_record(
     resamples: int = 1000,
     preset: str = "",
 ) -> Record:
-    """Measures how well the images of a folder show their captions.
+    """Measures how well the images of a folder show their captions; processes share the images.
 
     Args:
       embedder: a CLIP.

@@ -11,17 +11,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from tqdm import tqdm
 
 from ldm_scaling import metrics
 from ldm_scaling.checkpoint.identity import weights_hash
 from ldm_scaling.evaluation import presets
+from ldm_scaling.evaluation.batches import through
 from ldm_scaling.evaluation.captions import read_captions
 from ldm_scaling.evaluation.features import FeatureNetwork, Inception
+from ldm_scaling.evaluation.files import open_npz
 from ldm_scaling.evaluation.folder import METADATA
 from ldm_scaling.evaluation.image_sets import ImageSet, drawn_facts, keys_hash, open_images
 from ldm_scaling.evaluation.provenance import provenance
 from ldm_scaling.evaluation.statistics import load_gaussian, save_statistics
+from ldm_scaling.hosts import is_first
 from ldm_scaling.naming import check_name
 from ldm_scaling.records import Metric, Record
 
@@ -53,16 +55,6 @@ class Reference:
     features: Float[np.ndarray, "M D"] | None
 
 
-def extract(network: FeatureNetwork, images: ImageSet) -> Float[np.ndarray, "N D"]:
-    """Features of a set, with a bar that shows the time left."""
-    found = []
-    with tqdm(desc=f"features of {images.name}", total=len(images), unit="image") as bar:
-        for piece in images.pieces():
-            found.append(network(piece))
-            bar.update(len(piece))
-    return np.concatenate(found)
-
-
 def open_reference(
     network: FeatureNetwork,
     name: str,
@@ -87,8 +79,9 @@ def open_reference(
                 f"{network.dimension}"
             )
         return Reference(name, gaussian, None)
-    features = extract(network, choose(open_images(name)))
-    if save is not None:
+    features = through(network, choose(open_images(name)), "features")
+    metrics.warn_of_low_rank(name, *features.shape)
+    if save is not None and is_first():
         save_statistics(save, metrics.FeatureStatistics.of(features))
     return Reference(name, metrics.Gaussian.from_features(features), features)
 
@@ -104,7 +97,7 @@ def distance_record(
     resamples: int = 0,
     preset: str = "",
 ) -> Record:
-    """Measures generated images against real ones.
+    """Measures generated images against real ones; several processes share the images.
 
     Args:
       network: makes the features.
@@ -168,7 +161,7 @@ def distances(
     possible = [name for name in wanted if real.features is not None or name not in ("kid", "prdc")]
     if "is" in possible and not isinstance(network, Inception):
         possible.remove("is")
-    features = extract(network, images)
+    features = through(network, images, "features")
     metrics.warn_of_low_rank("samples", *features.shape)
     found: dict[str, Metric] = {}
     for name in possible:
@@ -197,7 +190,7 @@ def _named(name: str, tag: str) -> str:
 def _is_statistics(name: str | Path) -> bool:
     if Path(name).suffix != ".npz" or not Path(name).is_file():
         return False
-    with np.load(name, allow_pickle=False) as file:
+    with open_npz(name) as file:
         return "mu" in file and "sigma" in file
 
 

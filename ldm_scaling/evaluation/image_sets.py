@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 
 from ldm_scaling.data import open_source
 from ldm_scaling.data.images import UnreadableImageError, array_to_rgb, decode_rgb
+from ldm_scaling.evaluation.files import open_npz
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 PIECE = 256  # images that are in memory at a time
@@ -121,7 +122,7 @@ def _folder(path: Path) -> ImageSet:
 def _array(path: Path) -> ImageSet:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    with np.load(path, allow_pickle=False) as file:
+    with open_npz(path) as file:
         name = "arr_0" if "arr_0" in file else next(iter(file), "")
         images = np.asarray(file[name]) if name else np.zeros(0)
     if images.dtype != np.uint8 or images.ndim != 4 or not len(images):

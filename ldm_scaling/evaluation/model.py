@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ldm_scaling.checkpoint.diffusers import import_autoencoder, import_text_encoder, import_unet
+from ldm_scaling.checkpoint.hub import find_model_folder, is_repository
 from ldm_scaling.checkpoint.identity import files_hash
-from ldm_scaling.checkpoint.packaged import MODELS
+from ldm_scaling.checkpoint.packaged import MICRO_MAX_TOKENS, MODELS
 from ldm_scaling.checkpoint.pipeline_folder import read_model_index, read_scheduler
 from ldm_scaling.checkpoint.weights_file import read_json
 from ldm_scaling.diffusion import Schedule
 from ldm_scaling.encoders import AutoencoderConfig
-from ldm_scaling.evaluation.text import MICRO_MAX_TOKENS, TextEncoder
+from ldm_scaling.evaluation.text import TextEncoder
 from ldm_scaling.types import Params
 from ldm_scaling.unet import UNetConfig
 
@@ -44,7 +45,7 @@ class ModelCard:
 
     @classmethod
     def read(cls, name_or_folder: str | Path) -> "ModelCard":
-        """Reads a folder, or a packaged model by its name. Raises as `find_folder`."""
+        """Reads what `find_folder` finds, and raises as it does."""
         folder = find_folder(name_or_folder)
         facts_path = folder / "training.json"
         facts = read_json(facts_path) if facts_path.exists() else {}
@@ -87,10 +88,11 @@ class Model:
 
     @classmethod
     def from_folder(cls, name_or_folder: str | Path, minilm: TextEncoder | None = None) -> "Model":
-        """Reads a folder in the diffusers layout, or a packaged model by its name.
+        """Reads a pipeline in the diffusers layout.
 
         Args:
-          name_or_folder: a folder with `model_index.json`, or one of `packaged_models()`.
+          name_or_folder: a folder with `model_index.json`, one of `packaged_models()`, or
+            "owner/name" of the Hugging Face Hub.
           minilm: the packaged text encoder, where it is at hand already.
 
         Raises:
@@ -115,16 +117,25 @@ def packaged_models() -> list[str]:
 
 
 def find_folder(name_or_folder: str | Path) -> Path:
-    """The folder of a model; FileNotFoundError names the nearest packaged model."""
+    """The folder of a model: one that is here, a packaged one, or a repository of the Hub's.
+
+    Raises:
+      FileNotFoundError: there is none; names the nearest packaged model, or says what the Hub did,
+        see `checkpoint.hub`.
+    """
     for folder in (Path(name_or_folder), MODELS / name_or_folder):
+        if (folder / "model_index.json").is_file():
+            return folder
+    if is_repository(name_or_folder):
+        folder = find_model_folder(name_or_folder, "model")
         if (folder / "model_index.json").is_file():
             return folder
     names = packaged_models()
     near = difflib.get_close_matches(str(name_or_folder), names, n=1, cutoff=0.0)
     hint = f"; the nearest packaged model is {near[0]!r}, all are {names}" if near else ""
     raise FileNotFoundError(
-        f"model={str(name_or_folder)!r}: neither a folder with model_index.json nor the name of a "
-        f"packaged model{hint}"
+        f"model={str(name_or_folder)!r}: neither a folder with model_index.json, here or in the "
+        f"Hugging Face Hub, nor the name of a packaged model{hint}"
     )
 
 

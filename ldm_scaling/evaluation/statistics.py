@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ldm_scaling.evaluation.files import write_atomically
+from ldm_scaling.evaluation.files import open_npz, write_atomically
 from ldm_scaling.hosts.agreement import wait_for_all
 from ldm_scaling.metrics import FeatureStatistics, Gaussian
 from ldm_scaling.metrics.frechet import warn_of_low_rank
@@ -60,7 +60,7 @@ def load_gaussian(path: str | os.PathLike[str]) -> Gaussian:
       FileNotFoundError: no such file.
       ValueError: it holds no `mu` [D] and `sigma` [D, D], or no covariance.
     """
-    with np.load(path, allow_pickle=False) as file:
+    with open_npz(path) as file:
         arrays = {name: file[name] for name in ("mu", "sigma", "count") if name in file}
     shapes = {name: array.shape for name, array in arrays.items()}
     mean, covariance = arrays.get("mu"), arrays.get("sigma")

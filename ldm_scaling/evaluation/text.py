@@ -12,14 +12,13 @@ import numpy as np
 from jaxtyping import Float
 
 from ldm_scaling.checkpoint.identity import weights_hash
-from ldm_scaling.checkpoint.packaged import load_minilm
+from ldm_scaling.checkpoint.packaged import MICRO_MAX_TOKENS, load_minilm
 from ldm_scaling.encoders import TextConfig, encode_text, sentence_embedding
 from ldm_scaling.encoders.tokenizers import load_tokenizer
 from ldm_scaling.evaluation.files import cached_array
 from ldm_scaling.types import Params
 
-MICRO_MAX_TOKENS = 24  # of the micro family: covers every caption of the packaged emoji
-MAX_TOKENS = 77  # of others that do not say it: CLIP's, and what Stable Diffusion's family gives T5
+MAX_TOKENS = 77  # of models that do not say it: CLIP's, and what Stable Diffusion's family gives T5
 
 
 class TextEncoder:

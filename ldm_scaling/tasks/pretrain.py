@@ -210,6 +210,6 @@ def _ignore_all_but(*patterns: str) -> Callable[[Any, list[str]], list[str]]:
 def _link_or_copy(source: str, target: str) -> None:
     """A hard link costs no space in each of a run's exports; other file systems get a copy."""
     try:
-        os.link(source, target)
+        os.link(os.path.realpath(source), target)  # the Hub's cache is made of symbolic links
     except OSError:
         shutil.copy2(source, target)

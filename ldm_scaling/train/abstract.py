@@ -98,6 +98,7 @@ def abstract_task(config: ConfigDict) -> PretrainTask:
 
     The text encoder of an online run (`config.cache` is False) is a BERT-large: with 1024 features
     it has 334 million parameters, beside 340 of Stable Diffusion 2.x's CLIP and 341 of T5 v1.1.
+    It computes in float32, and another `config.text_encoder_dtype` is refused.
     """
     size = config.data.image_size
     model = unet_config(
@@ -106,6 +107,11 @@ def abstract_task(config: ConfigDict) -> PretrainTask:
     unconditional = jax.ShapeDtypeStruct((config.max_tokens, model.context_size), jnp.float32)
     encoders, params = None, None
     if not config.cache:
+        if config.text_encoder_dtype != "float32":
+            raise ValueError(
+                f"text_encoder_dtype={config.text_encoder_dtype!r}: the text encoder of a report "
+                "is a BERT, which computes in 'float32' alone"
+            )
         bert = BertConfig(
             hidden_size=model.context_size,
             num_hidden_layers=24,

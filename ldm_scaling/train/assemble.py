@@ -10,10 +10,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ldm_scaling.checkpoint.diffusers import import_autoencoder, import_text_encoder
+from ldm_scaling.checkpoint.hub import find_model_folder
 from ldm_scaling.checkpoint.packaged import MODELS, load_minilm
 from ldm_scaling.data import Pipeline, Source, Transform, image_transform, open_source
 from ldm_scaling.diffusion import Schedule
-from ldm_scaling.encoders import AutoencoderConfig, TextConfig
+from ldm_scaling.encoders import AutoencoderConfig, BertConfig, TextConfig
 from ldm_scaling.encoders.text import library_names
 from ldm_scaling.encoders.tokenizers import Tokenizer, load_tokenizer
 from ldm_scaling.naming import check_name
@@ -110,11 +111,12 @@ class FrozenParts(NamedTuple):
 def frozen_parts(config: ConfigDict) -> FrozenParts:
     """Loads the autoencoder and the text encoder of a config."""
     name = _required(config, "autoencoder", "'micro' (packaged), or a folder of an AutoencoderKL")
-    vae = MODELS / "vae" if name == "micro" else Path(name)
+    vae = MODELS / "vae" if name == "micro" else find_model_folder(name, "autoencoder")
     autoencoder, autoencoder_params = import_autoencoder(vae)
     text = _text_encoder(config)
+    encoder = _computing(text.config, config.text_encoder_dtype)
     return FrozenParts(
-        FrozenEncoders(autoencoder, text.config, text.tokenizer, config.max_tokens),
+        FrozenEncoders(autoencoder, encoder, text.tokenizer, config.max_tokens),
         {"autoencoder": autoencoder_params, "text_encoder": text.params},
         {"vae": vae, **text.folders},
         text.entries,
@@ -187,12 +189,22 @@ def _text_encoder(config: ConfigDict) -> TextEncoder:
         entries = {"text_encoder": ("ldm_scaling", "minilm")}
         return TextEncoder(encoder, params, load_tokenizer(folder), {}, entries)
     # A pipeline has folders of both; one that holds the model alone holds its tokenizer beside it.
-    parts, home = ("text_encoder", "tokenizer"), Path(name)
+    parts, home = ("text_encoder", "tokenizer"), find_model_folder(name, "text_encoder")
     folders = {part: home / part if (home / parts[0]).is_dir() else home for part in parts}
     encoder, params = import_text_encoder(folders["text_encoder"])
     classes = zip(parts, library_names(encoder), strict=True)
     entries = {part: ("transformers", class_name) for part, class_name in classes}
     return TextEncoder(encoder, params, load_tokenizer(folders["tokenizer"]), folders, entries)
+
+
+def _computing(encoder: TextConfig, dtype: str) -> TextConfig:
+    """The encoder with its products in `dtype`; what comes out is float32."""
+    check_name("text_encoder_dtype", dtype, ("float32", "bfloat16"))
+    if isinstance(encoder, BertConfig):
+        if dtype != "float32":
+            raise ValueError(f"text_encoder_dtype={dtype!r}: a BERT computes in 'float32' alone")
+        return encoder
+    return dataclasses.replace(encoder, dtype=dtype)
 
 
 def _required(config: ConfigDict, field: str, wanted: str) -> str:

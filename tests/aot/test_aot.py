@@ -96,6 +96,14 @@ def test_examples_stay_where_they_are(record):
     assert record.costs["collective_bytes"] < 1.3 * 3 * count * 2  # bfloat16
 
 
+def test_a_text_encoder_in_other_precision_is_not_estimated():
+    config = tiny_config(cache=False, text_encoder_dtype="bfloat16")
+    with pytest.raises(
+        ValueError, match="text_encoder_dtype='bfloat16': the text encoder of a rep"
+    ):
+        abstract_task(config)
+
+
 def test_a_program_too_big_says_so():
     config = tiny_config(batch_size=2**18)
     with pytest.raises(MemoryError, match="v5e:2x2: does not fit"):

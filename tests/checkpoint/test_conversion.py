@@ -23,6 +23,7 @@ from ldm_scaling.checkpoint.pipeline_folder import (
 )
 from ldm_scaling.encoders.clip import ClipTextConfig
 from ldm_scaling.encoders.text import text_params
+from ldm_scaling.encoders.tokenizers import load_tokenizer
 from tests.checkpoint.networks import (
     UNETS,
     VAES,
@@ -80,6 +81,16 @@ def test_a_folder_gets_all_parts_and_keeps_their_values(tmp_path, pipeline, clip
     assert sorted(index) == sorted(
         path.name for path in (tmp_path / "new").iterdir() if path.is_dir()
     )
+
+
+def test_the_length_of_contexts_is_where_all_look_for_it(tmp_path, pipeline):
+    (pipeline / "training.json").write_text(json.dumps({"max_tokens": 40}))
+    convert_folder(pipeline, tmp_path / "new", vae=pipeline.parent / "vae")
+    assert load_tokenizer(pipeline / "tokenizer").longest == 77
+    assert load_tokenizer(tmp_path / "new" / "tokenizer").longest == 40
+    (pipeline / "training.json").unlink()
+    convert_folder(pipeline, tmp_path / "unsaid", vae=pipeline.parent / "vae")
+    assert load_tokenizer(tmp_path / "unsaid" / "tokenizer").longest == 77
 
 
 def test_half_precision_is_half_the_size(tmp_path, pipeline):

@@ -1,5 +1,6 @@
 """A model small enough for tests, with random weights also where training starts at zero."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ldm_scaling.diffusion import Schedule
 from ldm_scaling.encoders import Autoencoder, AutoencoderConfig
 from ldm_scaling.evaluation import FeatureNetwork, Lite0, Model, ModelCard, TextEncoder
 from ldm_scaling.unet import UNet, UNetConfig
+from tests.encoders.vocabularies import clip_folder
 
 UNET = UNetConfig(
     in_channels=4,
@@ -174,3 +176,37 @@ class Pixels(FeatureNetwork):
 
     def _fit(self, image):
         return np.asarray(Image.fromarray(image).resize((8, 8)))
+
+
+@pytest.fixture(scope="session")
+def stable_diffusion(tmp_path_factory):
+    """A small pipeline as Stable Diffusion 1.x is laid out: random weights, CLIP, epsilon.
+
+    Some parameters of its UNet are large enough to be spread over the fsdp axis.
+    """
+    folder = tmp_path_factory.mktemp("stable_diffusion")
+    config = dataclasses.replace(
+        UNET,
+        block_out_channels=(64,),
+        context_size=32,
+        prediction_type="epsilon",
+    )
+    shapes = ((1, 4, 4, 4), (1,), (1, 3, 32))
+    shapes = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
+    unet = jax.eval_shape(UNet(config).init, jax.random.key(0), *shapes)["params"]
+    export_unet(config, randomized(unet, 0), folder / "unet")
+    export_autoencoder(AUTOENCODER, tiny_params()["autoencoder"], folder / "vae")
+    clip_folder(folder / "text_encoder", folder / "tokenizer", width=32, longest=77)
+    scheduler = {**Schedule.scaled_linear().to_config(), "steps_offset": 1}
+    write_scheduler(folder, {**scheduler, "prediction_type": "epsilon"})
+    write_model_index(
+        folder,
+        {
+            "unet": ("diffusers", "UNet2DConditionModel"),
+            "vae": ("diffusers", "AutoencoderKL"),
+            "scheduler": ("diffusers", "PNDMScheduler"),
+            "text_encoder": ("transformers", "CLIPTextModel"),
+            "tokenizer": ("transformers", "CLIPTokenizer"),
+        },
+    )
+    return folder

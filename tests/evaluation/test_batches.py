@@ -58,3 +58,15 @@ def test_what_does_not_fit_is_refused(data):
         run(x[:0], y[:0])
     with pytest.raises(ValueError, match=r"\[21, 20\] examples"):
         run(x, y[:20])
+
+
+def test_results_that_are_no_numbers_are_refused(data):
+    params, x, y = data
+    run = InBatches(shifted_rows, params, batch_size=8)
+    y = y.copy()
+    y[5, 1], y[20, 0] = np.nan, np.inf
+    with pytest.raises(ValueError, match="NaN or Inf for 2 of 21 examples, the first is 5; its we"):
+        run(x, y)
+    broken = {"kernel": np.full_like(params["kernel"], np.nan)}
+    with pytest.raises(ValueError, match="for 21 of 21 examples"):
+        InBatches(shifted_rows, broken, batch_size=8)(x, y)

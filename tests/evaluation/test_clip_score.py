@@ -1,16 +1,23 @@
 """CLIP score of a folder of images, with a small CLIP of random weights in transformers files."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from huggingface_hub import constants
 from PIL import Image
 
 from ldm_scaling import metrics
 from ldm_scaling.evaluation.clip_score import ClipEmbedder, central_square, clip_record
 from ldm_scaling.evaluation.image_sets import open_images
+from ldm_scaling.records import read_records
+from tests.checkpoint.hub_cache import write_snapshot
 from tests.encoders.vocabularies import write_clip
+from tests.train.processes import Processes
 
 RNG = np.random.default_rng(0)
 CAPTIONS = ["a", "red apple", "cat face: grin", "b"]
@@ -88,12 +95,56 @@ def test_images_of_the_wrong_captions_score_otherwise(folders, embedder, tmp_pat
     assert abs(once.metrics[name].value - swapped.metrics[name].value) > 1e-3
 
 
+def test_a_model_of_the_hub_goes_by_its_name(folders, embedder, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    write_snapshot(tmp_path, "owner/some-clip", folders / "model")
+    found = ClipEmbedder.from_folder("owner/some-clip")
+    assert found.name == "some-clip"
+    np.testing.assert_allclose(found.texts(CAPTIONS), embedder.texts(CAPTIONS), atol=1e-6)
+    with pytest.raises(FileNotFoundError, match="model='nowhere': no such folder, and not 'owner/"):
+        ClipEmbedder.from_folder("nowhere")
+
+
 def test_a_missing_image_is_named(folders, embedder, tmp_path):
     (tmp_path / "a.txt").write_text("\n".join([*CAPTIONS, "one more"]))
     with pytest.raises(ValueError, match=r"1 of 5 captions have no image .* 000000000004\.png"):
         clip_record(embedder, folders / "drawn", tmp_path / "a.txt")
     with pytest.raises(FileNotFoundError, match=r"metadata\.jsonl: no such file"):
         clip_record(embedder, tmp_path)
+
+
+def test_the_command_adds_the_same_record(folders, embedder, tmp_path):
+    drawn, output = folders / "drawn", tmp_path / "scores.jsonl"
+    flags = {"samples": drawn, "model": folders / "model", "reference": drawn, "preset": "mlperf"}
+    flags = {**flags, "batch_size": 8, "output": output}
+    command = [sys.executable, Path(__file__).parents[2] / "launch" / "eval_clip.py"]
+    command += [f"--{name}={value}" for name, value in flags.items()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"4 images; a record was added to {output}" in done.stdout
+    [record] = read_records(output)
+    expected = clip_record(embedder, drawn, reference=str(drawn), preset="mlperf")
+    assert record.protocol == expected.protocol
+    assert record.metrics.keys() == expected.metrics.keys()
+    for name, metric in expected.metrics.items():
+        assert name in done.stdout
+        assert record.metrics[name].value == pytest.approx(metric.value, abs=1e-5), name
+
+
+@pytest.mark.slow
+def test_processes_share_the_images_and_agree_with_one(folders, embedder, tmp_path):
+    drawn, output = folders / "drawn", tmp_path / "scores.jsonl"
+    flags = {"samples": drawn, "model": folders / "model", "reference": drawn, "output": output}
+    command = [Path(__file__).parents[2] / "launch" / "eval_clip.py"]
+    command += [f"--{name}={value}" for name, value in flags.items()]
+    with Processes(tmp_path / "logs", 3, 1, {}, command=command) as processes:
+        processes.finish()
+    [record] = read_records(output)
+    expected = clip_record(embedder, drawn, reference=str(drawn))
+    assert record.protocol == expected.protocol
+    for name, metric in expected.metrics.items():
+        assert record.metrics[name].value == pytest.approx(metric.value, rel=1e-6, abs=1e-6), name
 
 
 def test_a_preset_is_known_and_says_what_was_asked_for(folders, embedder):

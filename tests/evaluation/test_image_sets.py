@@ -1,6 +1,7 @@
 """What people have as images is read as RGB, in order; what is none is named."""
 
 import io
+import tracemalloc
 import zipfile
 import zlib
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ldm_scaling.evaluation.files import SMALL
 from ldm_scaling.evaluation.image_sets import drawn_facts, keys_hash, open_images
 
 RNG = np.random.default_rng(0)
@@ -98,10 +100,49 @@ def test_what_holds_no_images_is_refused(tmp_path):
         open_images(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"a\.npz: no such file"):
         open_images(tmp_path / "a.npz")
-    np.savez(tmp_path / "b.npz", np.zeros((2, 4, 4, 3), np.float32))
+    np.savez(tmp_path / "b.npz", np.full((2, 4, 4, 3), np.nan, np.float32))
     with pytest.raises(ValueError, match=r"arr_0 is float32\[2, 4, 4, 3\], not uint8 images"):
         open_images(tmp_path / "b.npz")
-    with zipfile.ZipFile(tmp_path / "c.npz", "w") as file:
+
+
+def test_an_array_file_that_cannot_be_read_is_named(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, PIXELS[None])
+    whole = path.read_bytes()
+    np.save(tmp_path / "one.npy", PIXELS[None])
+    for content in (
+        whole[: len(whole) // 2],
+        whole[:60] + b"\xff" * 20 + whole[80:],
+        (tmp_path / "one.npy").read_bytes(),
+        b"hello",
+        b"",
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"a\.npz: no \.npz file that can be read"):
+            open_images(path)
+    with zipfile.ZipFile(path, "w") as file:
         file.writestr("arr_0.npy", b"torn")
-    with pytest.raises(ValueError):  # noqa: PT011  (NumPy's words)
-        open_images(tmp_path / "c.npz")
+    with pytest.raises(ValueError, match=r"a\.npz: arr_0 is \|S4\[\], not uint8 images"):
+        open_images(path)
+
+
+def test_a_bomb_of_an_array_is_not_unpacked(tmp_path):
+    """A file of 1 MB or so that says, rightly, that it holds 270 MB of black images."""
+    shape = (SMALL // (64 * 64 * 3) + 1, 64, 64, 3)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|u1", "fortran_order": False, "shape": shape}
+    )
+    with (
+        zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file,
+        file.open("arr_0.npy", "w") as member,
+    ):
+        member.write(header.getvalue())
+        for _ in range(shape[0]):
+            member.write(bytes(64 * 64 * 3))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"arr_0\.npy would grow from \d+ bytes to 26\d+, .* bomb"):
+        open_images(tmp_path / "a.npz")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2**22

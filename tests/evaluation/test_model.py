@@ -1,13 +1,17 @@
+import dataclasses
 import json
 import shutil
 
 import jax
 import numpy as np
 import pytest
+from huggingface_hub import constants
 
+from ldm_scaling.checkpoint.conversion import convert_folder
 from ldm_scaling.evaluation import Model, ModelCard, TextEncoder, find_folder, sentence_embeddings
 from ldm_scaling.evaluation.files import cached_array, write_atomically
 from ldm_scaling.evaluation.model import expand_names
+from tests.checkpoint.hub_cache import write_snapshot
 from tests.encoders.vocabularies import clip_folder
 from tests.evaluation.conftest import AUTOENCODER, SCHEDULE, UNET, HashedText, tiny_params
 
@@ -52,6 +56,25 @@ def test_what_is_missing_is_named(models, tmp_path):
         Model.from_folder(copy)
 
 
+def test_a_pipeline_of_the_hub_is_the_one_of_its_folder(stable_diffusion, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    snapshot = write_snapshot(tmp_path, "owner/diffusion", stable_diffusion)
+    assert find_folder("owner/diffusion") == snapshot
+    found, expected = (ModelCard.read(n) for n in ("owner/diffusion", stable_diffusion))
+    assert found == dataclasses.replace(expected, folder=snapshot)
+    assert Model.from_folder("owner/diffusion").unet.context_size == 32
+    convert_folder(snapshot, tmp_path / "copy", vae=snapshot / "vae")
+    assert not [path for path in (tmp_path / "copy").rglob("*") if path.is_symlink()]
+    with pytest.raises(FileNotFoundError, match=r"model='owner/other': no such folder, .*hf downl"):
+        Model.from_folder("owner/other")
+    (snapshot / "model_index.json").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"model_index\.json, here or in the Hugging Face Hub"
+    ):
+        find_folder("owner/diffusion")
+
+
 def test_patterns_become_folders(models, tmp_path):
     (models / "empty").mkdir(exist_ok=True)
     found = expand_names(["micro-8", str(models / "*")])
@@ -84,6 +107,16 @@ def test_a_folder_may_hold_its_own_text_encoder(models, tmp_path):
     assert context.shape == (2, encoder.max_tokens, 384)
     assert (np.abs(context).max(-1) > 0).all()  # padding is read, and kept
     assert ModelCard.read(copy).weights_hash != without
+
+
+def test_a_converted_model_reads_its_captions_as_before(models, tmp_path):
+    """Of the packaged family no file says how long its contexts are."""
+    convert_folder(models / "early", tmp_path / "new", vae=models / "early" / "vae")
+    before, after = (Model.from_folder(path) for path in (models / "early", tmp_path / "new"))
+    captions = ["a cat", ""]
+    np.testing.assert_allclose(
+        after.text_encoder(captions), before.text_encoder(captions), atol=1e-5
+    )
 
 
 def test_contexts_are_zero_at_padding_and_cached(tmp_path):

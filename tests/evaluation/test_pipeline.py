@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +10,7 @@ from PIL import Image
 from ldm_scaling.evaluation import Model, generate
 from ldm_scaling.evaluation.pictures import LABEL_HEIGHT, MARGIN, image_grid, save_grid
 from ldm_scaling.pipeline import TextToImage
+from ldm_scaling.sharding import make_mesh
 from tests.evaluation.conftest import HashedText
 
 
@@ -57,6 +59,32 @@ def test_guidance_leads_away_from_the_negative_prompt(draw):
     unguided = draw("a", negative_prompt="b", steps=2, guidance=1.0)
     assert np.abs(away.astype(int) - unguided).max() <= 1
     assert draw._generator._draw._cache_size() == 1
+
+
+@pytest.mark.parametrize("sizes", [{"replica": 8, "fsdp": 1}, {"replica": 1, "fsdp": 8}])
+def test_an_imported_pipeline_draws_the_same_on_one_device_and_on_eight(stable_diffusion, sizes):
+    prompts = ["a cat", "red apple", "a cat"]
+    options = {"negative_prompt": "blurry", "steps": 4, "guidance": 5.0}
+    alone = TextToImage.from_pretrained(stable_diffusion)(prompts, **options)
+    spread = TextToImage.from_pretrained(stable_diffusion, mesh=make_mesh(**sizes))
+    placed = spread._generator._params["unet"]
+    sharded = [leaf for leaf in jax.tree.leaves(placed) if not leaf.is_fully_replicated]
+    assert bool(sharded) == (sizes["fsdp"] == 8)
+    for leaf in sharded:
+        assert leaf.addressable_data(0).size * 8 == leaf.size
+    found = spread(prompts, **options)
+    assert np.abs(found.astype(int) - alone).max() <= 1
+    assert np.mean((alone > 0) & (alone < 255)) > 0.1
+    assert len(np.unique(alone.reshape(3, -1), axis=0)) == 3
+
+
+def test_the_batch_is_one_that_the_devices_share(stable_diffusion):
+    model = Model.from_folder(stable_diffusion)
+    for devices, expected in ((1, 8), (3, 9), (8, 8)):
+        mesh = make_mesh(devices=jax.devices()[:devices])
+        assert TextToImage(model, mesh=mesh)._generator.batch_size == expected
+    with pytest.raises(ValueError, match=r"batch_size=4: must be a multiple of .* = 8"):
+        TextToImage(model, batch_size=4, mesh=make_mesh())
 
 
 def test_default_spacing_is_the_models(draw):

@@ -46,6 +46,9 @@ def test_few_images_and_other_contents_are_told(tmp_path):
         np.savez(tmp_path / "other.npz", **arrays)
         with pytest.raises(ValueError, match=r"other\.npz: holds \{.*not mu \[D\] and sigma"):
             load_gaussian(tmp_path / "other.npz")
+    np.savez(tmp_path / "nan.npz", mu=np.ones(3), sigma=np.full((3, 3), np.nan))
+    with pytest.raises(ValueError, match="mean or covariance holds NaN or Inf"):
+        load_gaussian(tmp_path / "nan.npz")
     with pytest.raises(FileNotFoundError):
         load_gaussian(tmp_path / "nowhere.npz")
 

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from ldm_scaling.tasks.pretrain import CACHED_COLUMNS
 from ldm_scaling.train.optimizer import make_optimizer
 from ldm_scaling.train.step import build, example_keys
 from ldm_scaling.unet import UNetConfig
+from tests.checkpoint.hub_cache import write_snapshot
 
 VAE = AutoencoderConfig(
     latent_channels=4,
@@ -204,8 +206,8 @@ def test_latents_are_drawn_from_the_scaled_posterior(cached):
 
 
 def test_export_is_a_pipeline_folder(unconditional, encoder_params, params, tmp_path):
-    vae = tmp_path / "vae"
-    export_autoencoder(VAE, encoder_params["autoencoder"], vae)
+    export_autoencoder(VAE, encoder_params["autoencoder"], tmp_path / "vae")
+    vae = write_snapshot(tmp_path / "cache", "owner/vae", tmp_path / "vae")  # symbolic links
     task = PretrainTask(
         UNET,
         SCHEDULE,
@@ -221,6 +223,7 @@ def test_export_is_a_pipeline_folder(unconditional, encoder_params, params, tmp_
     config, loaded = import_unet(folder / "unet")
     assert (config.block_out_channels, config.prediction_type) == ((8, 16), "v_prediction")
     jax.tree.map(np.testing.assert_array_equal, loaded, jax.device_get(params))
+    shutil.rmtree(tmp_path / "cache")
     assert import_autoencoder(folder / "vae")[0] == VAE
     scheduler = read_scheduler(folder)
     assert Schedule.from_config(scheduler) == SCHEDULE

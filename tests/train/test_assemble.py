@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -163,6 +164,37 @@ def test_any_text_encoder_is_frozen_and_sharded(text_config, kind, alone):
     axes = [str(sharding.spec) for sharding in jax.tree.leaves(shardings)]
     assert sum("tensor" in a for a in axes) >= 10
     assert sum("fsdp" in a for a in axes) >= 7
+
+
+@pytest.mark.parametrize("kind", ["clip", "t5"])
+def test_the_text_encoder_may_compute_in_half_precision(text_config, kind):
+    """Its contexts are float32 and within 2 % of float32's; a cache tells the two apart."""
+    config, contexts, identities = text_config(kind), {}, {}
+    for dtype in ("float32", "bfloat16"):
+        config.text_encoder_dtype = dtype
+        frozen = frozen_parts(config)
+        tokens = frozen.encoders.tokenize(["red disc", "a cat", ""])
+        contexts[dtype] = jax.jit(frozen.encoders.encode_text)(frozen.params, **tokens)
+        identities[dtype] = dataclasses.asdict(frozen.encoders.text_encoder)
+    exact, rough = contexts.values()
+    assert rough.dtype == np.float32
+    error = np.sqrt(np.square(rough - exact).mean() / np.square(exact).mean())
+    assert 1e-4 < error < 0.02
+    assert identities["float32"] != identities["bfloat16"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "message"),
+    [
+        ("bert", "bfloat16", "text_encoder_dtype='bfloat16': a BERT computes in 'float32' alone"),
+        ("clip", "float16", "text_encoder_dtype='float16': did you mean 'bfloat16'"),
+    ],
+)
+def test_other_precisions_of_the_text_encoder_are_refused(text_config, kind, dtype, message):
+    config = text_config(kind)
+    config.text_encoder_dtype = dtype
+    with pytest.raises(ValueError, match=message):
+        frozen_parts(config)
 
 
 @pytest.mark.slow
