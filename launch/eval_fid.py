@@ -86,6 +86,7 @@ def _network():
     import jax
 
     from ldm_scaling.checkpoint.diffusers import import_dinov2
+    from ldm_scaling.checkpoint.hub import find_model_folder
     from ldm_scaling.checkpoint.published import INCEPTION, load_inception
     from ldm_scaling.evaluation.features import Dinov2Features, Inception, Lite0
     from ldm_scaling.evaluation.presets import preset
@@ -98,9 +99,10 @@ def _network():
         if not WEIGHTS.value:
             raise ValueError(
                 "weights: DINOv2 is read from a folder as transformers saves it, such as that of "
-                "facebook/dinov2-large; give its path"
+                "facebook/dinov2-large; give its path, or that name"
             )
-        return Dinov2Features(*import_dinov2(WEIGHTS.value), SIZE.value, BATCH.value, mesh)
+        folder = find_model_folder(WEIGHTS.value, "weights")
+        return Dinov2Features(*import_dinov2(folder), SIZE.value, BATCH.value, mesh)
     if not WEIGHTS.value:
         raise ValueError(
             f"weights: FID needs Inception's published weights; get {INCEPTION} and give its path, "

@@ -115,13 +115,14 @@ def figure_pods(records: Iterable[Record]) -> Drawing:
     return Drawing(
         name="pods",
         title="The family on TPU pods, as the compiler expects it",
-        caption="Left: memory of a chip by part, the line its capacity. Right: share of the "
+        caption="Bars: memory of a chip by part, the line its capacity. Curves: share of the "
         "chip's peak that a training step reaches, model FLOPs only (2 × multiply-adds, three "
         "forward passes a step, nothing recomputed is counted). Each width at its most efficient "
         "record. Estimates of the TPU compiler, flash attention counted by hand; nothing was run "
         "on a TPU.",
         alt="Bars of memory by width, one panel a chip, and utilisation against width.",
         panels=(*(memory(chip) for chip in chips), Panel(lambda f: _utilisation(f, chosen))),
+        columns=2 if len(chips) == 3 else 3,
     )
 
 

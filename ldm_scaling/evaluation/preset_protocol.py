@@ -8,6 +8,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from ldm_scaling.checkpoint.hub import find_model_folder, is_repository
 from ldm_scaling.checkpoint.identity import files_hash
 from ldm_scaling.checkpoint.published import load_inception
 from ldm_scaling.evaluation.captions import Caption, captions_hash
@@ -29,7 +30,7 @@ class PresetProtocol:
       captions: COCO's annotations.
       reference: folder of COCO's images, or statistics of them (.npz).
       inception: weights, see `checkpoint.published.load_inception`.
-      clip: folder of a CLIPModel as transformers saves it.
+      clip: folder of a CLIPModel as transformers saves it, or its name on the Hub.
       num_samples: images a point, one a caption.
       published: whether the hash of Inception's weights is checked; without, nothing is called FID.
       resamples: bootstrap resamples behind the intervals of CLIP's cosine and, seconds each, of the
@@ -66,9 +67,9 @@ class PresetProtocol:
         Raises FileNotFoundError where one of them is missing.
         """
         chosen, drawn = preset(self.preset), self.drawn_captions()
-        clip, reference = Path(self.clip), Path(self.reference)
-        if not clip.is_dir():
-            raise FileNotFoundError(f"protocol.clip={clip}: no such folder; get {chosen.clip}")
+        if not Path(self.clip).is_dir() and not is_repository(self.clip):
+            raise FileNotFoundError(f"protocol.clip={self.clip}: no such folder; get {chosen.clip}")
+        clip, reference = find_model_folder(self.clip, "protocol.clip"), Path(self.reference)
         if not Path(self.inception).is_file():
             load_inception(self.inception)  # says where to get it
         of_file = reference.is_file()

@@ -176,9 +176,11 @@ class Watch:
 
     def _run(self) -> None:
         why = self._listen()
-        self._line.socket.close()
-        if why:
-            self._end(why)
+        try:
+            if why:
+                self._end(why)
+        finally:
+            self._line.socket.close()  # not before the end: the first process waits for it
 
     def _listen(self) -> str:
         while not self._line.closed:
