@@ -158,7 +158,7 @@ def test_the_command(folder, tmp_path):
     )
     for flags, message in (
         ((), "weights: DINOv2 is read from a folder as transformers saves it"),
-        ((f"--weights={tmp_path}/none",), "none/config.json: no such file"),
+        ((f"--weights={tmp_path}/none",), "none': no such folder, and not 'owner/name'"),
         ((f"--weights={tmp_path}",), "model_type='dinov2_with_registers': only 'dinov2'"),
     ):
         done = run(*flags)
