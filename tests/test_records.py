@@ -93,7 +93,7 @@ def test_records_are_found_by_file_or_packaged_name(tmp_path):
     assert {r.kind for r in packaged} >= {"training", "samples"}
     with pytest.raises(
         FileNotFoundError,
-        match=r"'nowhere'.*\['micro-training', 'pods', 'sampling', 'weak_scaling'\]",
+        match=r"'nowhere'.*\['micro-training', 'pods', 'sampling', 'smallest_slices', 'weak_scal",
     ):
         find_records("nowhere")
 

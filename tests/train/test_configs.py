@@ -93,6 +93,17 @@ def test_the_readme_shows_the_recommended_slices():
     assert table(pod_rows(records)) in (CONFIGS.parent / "README.md").read_text()
 
 
+def test_the_smallest_slices_hold_what_the_readme_says():
+    readme = (CONFIGS.parent / "README.md").read_text()
+    for record in read_records(ASSETS / "records" / "smallest_slices.jsonl"):
+        costs, point = record.costs, record.point
+        assert costs["hbm_bytes"] < costs["hbm_capacity"]
+        assert not costs["unknown_loops"]
+        assert f"in {point['accumulate']} parts, {costs['hbm_bytes'] / 2**30:.1f} of" in readme
+        assert f"{costs['seconds']:.1f} s a step" in readme
+        assert f"--config.mesh.fsdp={point['mesh_fsdp']}" in readme
+
+
 def test_overrides_reach_the_config(parse):
     config = parse(
         f"--config={CONFIGS}/autoencoder.py:micro",
