@@ -163,8 +163,12 @@ def sampling_diffusers(folder: Path, compiled: bool = False) -> Call:
     from ldm_scaling.diffusion import Schedule
 
     model = diffusers_unet(folder, compiled)
-    scheduler = DDIMScheduler(
-        **Schedule.from_name("scaled_linear").to_config(), timestep_spacing="leading"
+    scheduler = DDIMScheduler(  # as Stable Diffusion's
+        **Schedule.from_name("scaled_linear").to_config(),
+        timestep_spacing="leading",
+        steps_offset=1,
+        set_alpha_to_one=False,
+        clip_sample=False,
     )
     x, _, context = torch_arrays(*unet_inputs(1))
     both = torch.cat([torch.zeros_like(context), context])
