@@ -91,10 +91,8 @@ def test_records_are_found_by_file_or_packaged_name(tmp_path):
     assert find_records(path) == path
     packaged = read_records(find_records("micro-training"))
     assert {r.kind for r in packaged} >= {"training", "samples"}
-    with pytest.raises(
-        FileNotFoundError,
-        match=r"'nowhere'.*\['micro-training', 'pods', 'sampling', 'smallest_slices', 'weak_scal",
-    ):
+    names = r"\['micro-training', 'pods', 'sampling', 'smallest_slices', 'weak_scaling'\]"
+    with pytest.raises(FileNotFoundError, match=f"'nowhere'.*{names}"):
         find_records("nowhere")
 
 

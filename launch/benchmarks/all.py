@@ -1,6 +1,6 @@
 """The comparisons of launch/benchmark.py, by name."""
 
-from benchmarks import cases, scores
+from benchmarks import cases, scores, training
 
 CASES = {
     "attention": cases.attention(),
@@ -8,7 +8,7 @@ CASES = {
     "evaluation-128": cases.evaluation(128),
     "evaluation-320": cases.evaluation(320),
     "sampling": cases.sampling(),
-    "training": cases.training(),
+    "training": training.training(),
     "inception": scores.inception(),
     "clip": scores.clip(),
 }

@@ -48,17 +48,14 @@ def inception_module() -> Any:
 
 
 def write_inception(folder: Path) -> None:
+    import jax
+
     params = random_params(inception_module(), np.zeros((1, 299, 299, 3), np.float32))
-    # Variances are positive.
-    flat = {"var": np.abs}
 
-    def mend(tree: Any) -> Any:
-        return {
-            name: mend(leaf) if isinstance(leaf, dict) else flat.get(name, lambda x: x)(leaf)
-            for name, leaf in tree.items()
-        }
+    def positive(path: Any, leaf: np.ndarray) -> np.ndarray:
+        return np.abs(leaf) if path[-1].key == "var" else leaf  # variances
 
-    write_state(folder, mend(params))
+    write_state(folder, jax.tree.map_with_path(positive, params))
 
 
 def inception_pytorch_fid(folder: Path) -> Call:

@@ -26,7 +26,7 @@ from ldm_scaling.records import Record, find_records, read_records
 from ldm_scaling.unet import unet_config
 from ldm_scaling.unet.flops import count_flops, forward_flops
 
-TRAINING_STEPS = 500_000  # of 2048 images (arXiv:2404.01367, section 3.1)
+TRAINING_STEPS = 500_000  # of 2048 images (arXiv:2404.01367, section 3)
 
 
 @dataclasses.dataclass(frozen=True)

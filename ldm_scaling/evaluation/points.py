@@ -82,10 +82,8 @@ class Point:
             reference = dataclasses.replace(unet, block_out_channels=channels)
         else:
             reference = unet_config(REFERENCE_WIDTH)
-        normalized, count = (
-            normalized_cost(unet, reference, tokens),
-            self.steps * passes(self.guidance),
-        )
+        normalized = normalized_cost(unet, reference, tokens)
+        count = self.steps * passes(self.guidance)
         costs = {
             "parameters": float(parameter_count(unet)),
             "flops_per_evaluation": float(forward_flops(unet, tokens)),

@@ -1,6 +1,5 @@
 """The bill of a study: what each point costs, and which of them a budget pays."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -16,16 +15,14 @@ from ldm_scaling.evaluation.presets import PRESETS
 from ldm_scaling.records import find_records, read_records
 from ldm_scaling.unet import WIDTHS, unet_config
 from ldm_scaling.unet.flops import forward_flops
+from tests.train.test_configs import get_config
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def paper():
-    spec = importlib.util.spec_from_file_location("sweep", ROOT / "configs" / "sweep.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config("paper")
+    return get_config("sweep", "paper")
 
 
 @pytest.fixture(scope="module")
