@@ -9,13 +9,14 @@ import re
 from pathlib import Path
 
 # What readers here open: configs, tokenizers, and weights in safetensors; nothing that may hide
-# code. Not the checker, copies of a UNet for further training, nor those in half precision.
+# code. Not the checker, nor copies of a UNet for further training.
 FILES = (
     *("*.json", "*.txt", "*.model"),
     *("model*.safetensors", "*/model*.safetensors"),
     *("diffusion_pytorch_model*.safetensors", "*/diffusion_pytorch_model*.safetensors"),
 )
-LEFT_ASIDE = ("safety_checker/*", "*.non_ema.*", "*.non_ema-*", "*.fp16.*", "*.fp16-*")
+LEFT_ASIDE = ("safety_checker/*", "*.non_ema.*", "*.non_ema-*")
+HALF_PRECISION = ("*.fp16.*", "*.fp16-*")  # fetched where a model has no other safetensors
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -43,12 +44,10 @@ def find_model_folder(name: str | os.PathLike[str], field: str) -> Path:
             f"{field}={str(name)!r}: no such folder, and not 'owner/name' of a repository of the "
             "Hugging Face Hub"
         )
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import constants
 
     try:
-        found = snapshot_download(
-            str(name), allow_patterns=list(FILES), ignore_patterns=list(LEFT_ASIDE)
-        )
+        return _fetch(str(name))
     except Exception as error:  # the Hub's, the network's and the disk's have nothing in common
         offline = "is not asked, as HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "fails"
         reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -57,4 +56,25 @@ def find_model_folder(name: str | os.PathLike[str], field: str) -> Path:
             f"and the Hugging Face Hub {offline} ({reason}); to get it by hand where there is a "
             f"network: 'hf download {name} --local-dir FOLDER', then give FOLDER"
         ) from error
-    return Path(found)
+
+
+def _fetch(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    found = Path(
+        snapshot_download(
+            repository,
+            allow_patterns=list(FILES),
+            ignore_patterns=[*LEFT_ASIDE, *HALF_PRECISION],
+        )
+    )
+    models = [config.parent for config in found.rglob("config.json")]
+    for model in models:
+        if not any(model.glob("*.safetensors")):
+            home = "".join(f"{part}/" for part in model.relative_to(found).parts)
+            snapshot_download(
+                repository,
+                allow_patterns=[home + pattern for pattern in HALF_PRECISION],
+                ignore_patterns=[*LEFT_ASIDE, "*.bin", "*.msgpack"],
+            )
+    return found

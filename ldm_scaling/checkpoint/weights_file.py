@@ -28,12 +28,15 @@ def read_weights(folder: str | os.PathLike[str], stem: str) -> Mapping[str, AnyA
       ValueError: a file is torn, or a shard is not what the index says.
     """
     home = epath.Path(folder)
-    wanted = [f"{stem}.safetensors", f"{stem}.fp16.safetensors"]
-    for name in wanted:
+    wanted = {  # file -> index of its shards, as diffusers and transformers call them
+        f"{stem}.safetensors": f"{stem}.safetensors.index.json",
+        f"{stem}.fp16.safetensors": f"{stem}.safetensors.index.fp16.json",
+    }
+    for name, index in wanted.items():
         if (home / name).exists():
             return open_safetensors(home / name)
-        if (home / f"{name}.index.json").exists():
-            return _read_shards(home, f"{name}.index.json")
+        if (home / index).exists():
+            return _read_shards(home, index)
     others = [p.name for p in home.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt")]
     hint = (
         f"; {others[0]} may hide code and is not read, convert it to safetensors" if others else ""

@@ -195,6 +195,14 @@ def test_half_precision_opens_there(diffusers, torch, tmp_path, caplog, dtype):
     assert np.array_equal(back.conv_in.weight.detach().float().numpy(), kernel)
 
 
+def test_shards_of_the_fp16_variant_open_here(diffusers, torch, tmp_path):
+    theirs = diffusers.UNet2DConditionModel(**MICRO).half()
+    theirs.save_pretrained(tmp_path, variant="fp16", max_shard_size="100KB")
+    assert len(list(tmp_path.glob("*.fp16-*.safetensors"))) > 1
+    kernel = import_unet(tmp_path)[1]["conv_in"]["kernel"].transpose(3, 2, 0, 1)
+    assert np.array_equal(theirs.conv_in.weight.detach().float().numpy(), kernel)
+
+
 @pytest.mark.parametrize("legacy", [True, False])
 def test_torch_files(torch, tmp_path, legacy):
     from ldm_scaling.checkpoint.torch_pickle import load_torch_state

@@ -52,6 +52,13 @@ def test_what_is_too_big_for_one_file_is_written_in_shards(tmp_path, dtype):
         np.testing.assert_array_equal(np.asarray(read[name], np.float32), array)
 
 
+def test_shards_of_the_fp16_variant_are_found(tmp_path):
+    write_weights(tmp_path, "model", ARRAYS, "float16", shard_bytes=128)
+    index = tmp_path / "model.safetensors.index.json"
+    index.rename(tmp_path / "model.safetensors.index.fp16.json")  # transformers' name for it
+    assert read_weights(tmp_path, "model").keys() == ARRAYS.keys()
+
+
 def test_a_write_leaves_nothing_of_the_one_before(tmp_path):
     other = tmp_path / "model.fp16.safetensors"
     other.touch()
