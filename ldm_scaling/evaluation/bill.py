@@ -1,10 +1,11 @@
 """What a study costs, told before it is run: TPU-hours of each point, and which a budget pays.
 
 Nothing is loaded or drawn, and the models need not be trained yet. An image takes two evaluations
-of the UNet a step where it is guided, and the autoencoder's decoder once; each takes its FLOPs over
-what the chip does of them, by the compile records: of training steps for the UNet, which sampling
-undercuts (by 18 % at c = 64), and of sampling for the decoder. Text encoders and the networks that
-score are left out: a CLIP ViT-L/14 and an Inception are less than a tenth of a decoder.
+of the UNet a step where it is guided, and the autoencoder's decoder once. By the compile records,
+an evaluation takes a third of what a training step takes for an image, which sampling undercuts (by
+18 % at c = 64), and the decoder its FLOPs over what sampling makes of a chip. Text encoders and the
+networks that score are left out: a CLIP ViT-L/14 and an Inception are less than a tenth of a
+decoder.
 """
 
 import dataclasses
@@ -23,8 +24,7 @@ from ldm_scaling.encoders import Autoencoder, AutoencoderConfig
 from ldm_scaling.evaluation.points import passes, study_settings
 from ldm_scaling.naming import check_name
 from ldm_scaling.records import Record, find_records, read_records
-from ldm_scaling.unet import unet_config
-from ldm_scaling.unet.flops import count_flops, forward_flops
+from ldm_scaling.unet.flops import count_flops
 
 TRAINING_STEPS = 500_000  # of 2048 images (arXiv:2404.01367, section 3)
 
@@ -61,14 +61,13 @@ def bill(config: ConfigDict, chip: str = "v5p") -> list[Item]:
             f"{len(models)} models, as in configs/sweep.py:paper"
         )
     check_name("chip", chip, CHIPS)
-    flops, decoder = CHIPS[chip].flops, decoder_flops() / decoder_utilisation()
+    decoder = decoder_flops() / decoder_utilisation() / CHIPS[chip].flops
     items: list[Item] = []
     for width in widths:
-        evaluation = forward_flops(unet_config(width)) / _training(width, chip).utilisation
+        evaluation = _training(width, chip).image / 3  # the backward pass costs twice the forward
         for setting in study_settings(config):
             count = setting["steps"] * passes(setting["guidance"])
-            image = (count * evaluation + decoder) / flops
-            hours = config.protocol.num_samples * image / 3600
+            hours = config.protocol.num_samples * (count * evaluation + decoder) / 3600
             shown = {name: setting[name] for name in ("sampler", "steps", "guidance")}
             items.append(Item(len(items), width, **shown, hours=hours))
     return items
@@ -106,18 +105,18 @@ def bill_table(items: Sequence[Item], chip: str) -> str:
 
 def training_hours(width: int, chip: str) -> float:
     """Chip-hours of the paper's 500,000 steps of 2048 images, by the compile record."""
-    record = _training(width, chip)
-    return TRAINING_STEPS * record.seconds * record.chips / 3600
+    return TRAINING_STEPS * _training(width, chip).step / 3600
 
 
-class _Compiled(NamedTuple):
-    utilisation: float
-    seconds: float
-    chips: int
+class _Training(NamedTuple):
+    """Chip-seconds of a training step, and of one of its images."""
+
+    step: float
+    image: float
 
 
 @functools.cache
-def _training(width: int, chip: str) -> _Compiled:
+def _training(width: int, chip: str) -> _Training:
     """What the compile record of a training step says."""
     there: dict[int, Record] = {}
     for record in read_records(find_records("pods")):
@@ -127,9 +126,8 @@ def _training(width: int, chip: str) -> _Compiled:
     if width not in there:
         raise ValueError(f"chip={chip!r}: no compile record of width {width}, only {sorted(there)}")
     found = there[width]
-    return _Compiled(
-        found.metrics["utilisation"].value, found.costs["seconds"], int(found.point["chips"])
-    )
+    step = found.costs["seconds"] * found.point["chips"]
+    return _Training(step, step / found.point["batch_size"])
 
 
 @functools.cache
