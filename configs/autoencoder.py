@@ -53,6 +53,7 @@ def get_config(size: str = "micro") -> ConfigDict:
     config.max_bad_steps = 10
 
     config.mesh = {"replica": 1, "fsdp": -1, "tensor": 1}
+    config.tpu_options = ""  # of the TPU's compiler, for the step: "name=value,name=value"
     config.log_every = 50
     config.eval_every = 1000
     config.eval_batches = 8

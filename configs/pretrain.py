@@ -71,6 +71,7 @@ def get_config(name: str = "micro-32") -> ConfigDict:
     config.max_bad_steps = 10
 
     config.mesh = {"replica": 1, "fsdp": -1, "tensor": 1}
+    config.tpu_options = ""  # of the TPU's compiler, for the step: "name=value,name=value"
     config.log_every = 100
     config.eval_every = 1000
     config.eval_batches = 5

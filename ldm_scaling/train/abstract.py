@@ -55,6 +55,7 @@ def compile_record(
             "cache": bool(config.cache),
             "remat": config.model.remat,
             "mu_dtype": config.optimizer.get("mu_dtype", "float32"),
+            **({"tpu_options": config.tpu_options} if config.tpu_options else {}),
         },
     )
 

@@ -51,8 +51,17 @@ def build(
     ema_decay: float,
     accumulate: int = 1,
     min_shard_size: int = MIN_SHARD_SIZE,
+    tpu_options: str = "",
 ) -> Program:
-    """Lays a task's training out on a mesh; allocates nothing, so it serves compiling alone too."""
+    """Lays a task's training out on a mesh; allocates nothing, so it serves compiling alone too.
+
+    Args:
+      tpu_options: "name=value,name=value" for the TPU's compiler, of the step alone; nothing else
+        has such options, so they are left out where the mesh is of no TPUs.
+
+    Raises ValueError for `tpu_options` of another form.
+    """
+    options = _parse_options(tpu_options)
 
     def init() -> TrainState:
         return init_state(task.init(jax.random.key(seed)), optimizer)
@@ -66,6 +75,7 @@ def build(
         in_shardings=(shardings, frozen, batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
+        compiler_options=options if mesh.devices.flat[0].platform == "tpu" else None,
     )
 
     def evaluate(params: Params, frozen: Params, batch: Batch) -> dict[str, jax.Array]:
@@ -96,7 +106,18 @@ def build_from(config: ConfigDict, task: Task, mesh: Mesh) -> Program:
         seed=config.seed,
         ema_decay=config.ema_decay,
         accumulate=config.accumulate,
+        tpu_options=config.tpu_options,
     )
+
+
+def _parse_options(text: str) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in text.split(",") if text]
+    if not all(name.strip() and value.strip() for name, _, value in pairs):
+        raise ValueError(
+            f"tpu_options={text!r}: give name=value, several with commas between them, such as "
+            "xla_tpu_scoped_vmem_limit_kib=32768"
+        )
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def make_step(

@@ -23,7 +23,7 @@ RESUMABLE = (
     "export_steps",
     "max_bad_steps",
     "profile_every",
-    "mesh",
+    *("mesh", "tpu_options"),
     "data.workers",
     "cache_dir",
     "compilation_cache",

@@ -91,6 +91,7 @@ def toy_config(**changes):
             "ema_decay": 0.99,
             "max_bad_steps": 3,
             "mesh": {"replica": 1, "fsdp": -1, "tensor": 1},
+            "tpu_options": "",
             "log_every": 4,
             "eval_every": 0,
             "eval_batches": 2,
