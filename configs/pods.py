@@ -24,7 +24,12 @@ class Pod(NamedTuple):
     fsdp: int
     accumulate: int = 1
     remat: str = "none"
+    tpu_options: str = ""
 
+
+FAST_MEMORY = "xla_tpu_scoped_vmem_limit_kib=32768"
+"""What an operation may fill of a core's own memory: c = 320 reaches 45.7 % of the peak, and 43.8 %
+with the compiler's own limit. A transformer block of c = 320 is slower again with 49152."""
 
 PODS = {
     "v5p-64": Pod("v5p:4x4x4", "v5p-128", replica=4, fsdp=16),
@@ -35,7 +40,7 @@ PODS = {
     "v5p-224": Pod("v5p:4x4x4", "v5p-128", replica=4, fsdp=16),
     "v5p-256": Pod("v5p:4x4x4", "v5p-128", replica=4, fsdp=16),
     "v5p-288": Pod("v5p:4x4x4", "v5p-128", replica=4, fsdp=16),
-    "v5p-320": Pod("v5p:4x4x4", "v5p-128", replica=4, fsdp=16),
+    "v5p-320": Pod("v5p:4x4x4", "v5p-128", replica=4, fsdp=16, tpu_options=FAST_MEMORY),
     "v5p-512": Pod("v5p:4x4x4", "v5p-128", replica=4, fsdp=16),
     "v5p-768": Pod("v5p:4x4x4", "v5p-128", replica=4, fsdp=16),
     "v5e-320": Pod("v5e:16x16", "v5litepod-256", replica=16, fsdp=16),
@@ -53,6 +58,7 @@ def get_config(name: str = "v5p-320") -> ConfigDict:
     config.mesh = {"replica": pod.replica, "fsdp": pod.fsdp, "tensor": 1}
     config.accumulate = pod.accumulate
     config.model.remat = pod.remat
+    config.tpu_options = pod.tpu_options
     config.cache = True
     config.topology = pod.topology
     config.slice_type = pod.slice_type

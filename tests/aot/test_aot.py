@@ -104,6 +104,12 @@ def test_a_text_encoder_in_other_precision_is_not_estimated():
         abstract_task(config)
 
 
+def test_options_reach_the_compiler():
+    config = tiny_config(tpu_options="xla_tpu_no_such_option=1")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_tpu_no_such_option"):
+        compile_record(config, TPU)
+
+
 def test_a_program_too_big_says_so():
     config = tiny_config(batch_size=2**18)
     with pytest.raises(MemoryError, match="v5e:2x2: does not fit"):

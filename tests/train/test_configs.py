@@ -85,6 +85,7 @@ def test_pods_are_what_was_compiled():
         for field in ("batch_size", "accumulate", "cache"):
             assert record.point[field] == config[field]
         assert record.point["remat"] == config.model.remat
+        assert record.point.get("tpu_options", "") == config.tpu_options
         assert record.costs["hbm_bytes"] < record.costs["hbm_capacity"]
 
 

@@ -13,7 +13,7 @@ from tests.train.toy import ToyBatches, ToyTask, toy_config
 
 
 @functools.cache
-def program_on(mesh, accumulate):
+def program_on(mesh, accumulate, tpu_options=""):
     return build(
         ToyTask(),
         make_optimizer(toy_config().optimizer),
@@ -22,6 +22,7 @@ def program_on(mesh, accumulate):
         ema_decay=0.99,
         accumulate=accumulate,
         min_shard_size=1,
+        tpu_options=tpu_options,
     )
 
 
@@ -59,6 +60,19 @@ def test_eight_devices_do_what_one_does(alone, mesh):
     for tree in (placed.params, placed.ema_params, placed.opt_state[1][0].mu):
         kernel = tree["hidden"]["kernel"]
         assert kernel.addressable_shards[0].data.size * slices == kernel.size
+
+
+def test_options_of_the_tpus_compiler_are_left_out_elsewhere():
+    mesh = make_mesh(devices=jax.devices()[:1])
+    program = program_on(mesh, 1, "xla_tpu_scoped_vmem_limit_kib=32768")
+    batch = put_batch(mesh, ToyBatches().batch(0))
+    assert int(program.step(program.init(), ToyTask().frozen, batch)[0].step) == 1
+
+
+@pytest.mark.parametrize("options", ["a", "a=", "=1", "a=1,,b=2"])
+def test_options_of_another_form_are_refused(options):
+    with pytest.raises(ValueError, match=r"tpu_options='.*': give name=value"):
+        program_on(make_mesh(devices=jax.devices()[:1]), 1, options)
 
 
 @pytest.mark.parametrize("accumulate", [2, 4])
