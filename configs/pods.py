@@ -47,6 +47,7 @@ PODS = {
     "v5e-512": Pod("v5e:16x16", "v5litepod-256", replica=16, fsdp=16, accumulate=2),
     "v6e-320": Pod("v6e:16x16", "v6e-256", replica=16, fsdp=16),
     "v6e-512": Pod("v6e:16x16", "v6e-256", replica=16, fsdp=16),
+    "v6e-768": Pod("v6e:16x16", "v6e-256", replica=16, fsdp=16),
 }
 
 
