@@ -68,13 +68,13 @@ def _fetch(repository: str) -> Path:
             ignore_patterns=[*LEFT_ASIDE, *HALF_PRECISION],
         )
     )
-    models = [config.parent for config in found.rglob("config.json")]
-    for model in models:
+    for model in [config.parent for config in found.rglob("config.json")]:
         if not any(model.glob("*.safetensors")):
-            home = "".join(f"{part}/" for part in model.relative_to(found).parts)
+            home = "" if model == found else f"{model.relative_to(found).as_posix()}/"
+            ends = (".safetensors", "-*.safetensors", ".json")
             snapshot_download(
                 repository,
-                allow_patterns=[home + pattern for pattern in HALF_PRECISION],
-                ignore_patterns=[*LEFT_ASIDE, "*.bin", "*.msgpack"],
+                allow_patterns=[f"{home}*.fp16{end}" for end in ends],
+                ignore_patterns=list(LEFT_ASIDE),
             )
     return found

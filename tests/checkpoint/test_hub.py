@@ -101,12 +101,14 @@ def test_what_is_fetched_is_what_is_read_and_never_a_pickle(tmp_path, monkeypatc
 
 def test_half_precision_is_fetched_where_a_model_has_no_other(tmp_path, monkeypatch):
     half = [
-        *("text_encoder/model.safetensors.index.fp16.json", "vae/model.fp16.bin"),
+        "text_encoder/model.safetensors.index.fp16.json",
+        "vae/diffusion_pytorch_model.fp16.safetensors",
         "text_encoder/model.fp16-00001-of-00002.safetensors",
         "text_encoder/model.fp16-00002-of-00002.safetensors",
     ]
     whole = ["unet/diffusion_pytorch_model.safetensors"]
     others = ["unet/diffusion_pytorch_model.fp16.safetensors", "text_encoder/pytorch_model.bin"]
+    others += ["vae/diffusion_pytorch_model.fp16.bin", "text_encoder/model.fp16.ckpt"]
     configs = [f"{name}/config.json" for name in ("unet", "vae", "text_encoder")]
     there = [*half, *whole, *others, *configs]
 
@@ -119,7 +121,7 @@ def test_half_precision_is_fetched_where_a_model_has_no_other(tmp_path, monkeypa
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     find_model_folder("owner/name", "model")
     found = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
-    assert found == {*half, *whole, *configs} - {"vae/model.fp16.bin"}
+    assert found == {*half, *whole, *configs}
 
 
 def test_the_client_is_loaded_where_it_is_needed_only():
