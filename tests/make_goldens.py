@@ -9,6 +9,7 @@ Needs the reference packages, which the library itself does not:
 
 import argparse
 import importlib
+import importlib.util
 from pathlib import Path
 
 ROOMS = sorted(p.stem for p in (Path(__file__).parent / "golden_makers").glob("[a-z]*.py"))
@@ -20,6 +21,8 @@ def main() -> None:
     args = parser.parse_args()
     out = Path(__file__).parent / "goldens"
     out.mkdir(exist_ok=True)
+    if importlib.util.find_spec("torchvision"):  # transformers imports it wherever it is
+        importlib.import_module("golden_makers._peers").import_torchvision()
     for room in args.rooms:
         if room not in ROOMS:
             raise SystemExit(f"unknown room {room!r}; choose from {ROOMS}")

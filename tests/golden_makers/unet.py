@@ -81,6 +81,7 @@ def _golden(config: dict, prediction_type: str, gradients: tuple[str, ...]) -> d
     from diffusers import UNet2DConditionModel
 
     torch.manual_seed(0)
+    torch.set_grad_enabled(True)  # makers before this one turn gradients off
     model = UNet2DConditionModel(**config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
