@@ -45,6 +45,7 @@ PODS = {
     "v5p-768": Pod("v5p:4x4x4", "v5p-128", replica=4, fsdp=16),
     "v5e-320": Pod("v5e:16x16", "v5litepod-256", replica=16, fsdp=16),
     "v5e-512": Pod("v5e:16x16", "v5litepod-256", replica=16, fsdp=16, accumulate=2),
+    "v5e-768": Pod("v5e:16x16", "v5litepod-256", replica=1, fsdp=256, accumulate=4),
     "v6e-320": Pod("v6e:16x16", "v6e-256", replica=16, fsdp=16),
     "v6e-512": Pod("v6e:16x16", "v6e-256", replica=16, fsdp=16),
     "v6e-768": Pod("v6e:16x16", "v6e-256", replica=16, fsdp=16),

@@ -41,7 +41,8 @@ class Estimate:
     Attributes:
       utilisation: model FLOPs over what the chip could do in `costs["seconds"]`.
       costs: for a record. Bytes: argument, temporary, code, hbm (their sum, a donated argument
-        counted once), hbm_capacity. The compiler's own analysis, loops counted once:
+        counted once), hbm_capacity; the compiler may accept a sum above it, since it refuses by
+        what is alive at one time. The compiler's own analysis, loops counted once:
         compiler_flops, compiler_bytes, compiler_seconds. Ours, loops unrolled: model_flops (of
         the trace, nothing recomputed), cycles, kernel_seconds (counted by hand). Traffic inside a
         slice: collective_bytes, what a chip sends; collective_seconds, at its full bandwidth;
@@ -82,6 +83,12 @@ def estimate(lowered: Any, topology: str, model_flops: float) -> Estimate:
             "%s: %d loops do not tell how often they turn and count once, so the estimate is too "
             "low; a mesh with replica > 1 may have none",
             topology, costs["unknown_loops"],
+        )  # fmt: skip
+    if costs["hbm_bytes"] > costs["hbm_capacity"]:
+        logging.warning(
+            "%s: needs %.1f GiB and has %.0f, though the compiler accepts it; with more parts "
+            "(accumulate), a larger mesh axis fsdp or remat it would fit",
+            topology, costs["hbm_bytes"] / 2**30, costs["hbm_capacity"] / 2**30,
         )  # fmt: skip
     return Estimate(
         utilisation=model_flops / costs["seconds"] / chip_of(topology).flops,

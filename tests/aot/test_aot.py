@@ -1,5 +1,6 @@
 """The loop's own step, compiled by the TPU's compiler on a machine without a TPU."""
 
+import dataclasses
 import math
 import runpy
 from pathlib import Path
@@ -15,6 +16,7 @@ from ldm_scaling.aot import (
     Collective,
     Kernel,
     chip_of,
+    estimate,
     kernel_seconds,
     read,
     topology_devices,
@@ -114,6 +116,16 @@ def test_a_program_too_big_says_so():
     config = tiny_config(batch_size=2**18)
     with pytest.raises(MemoryError, match="v5e:2x2: does not fit"):
         compile_record(config, "v5e:2x2")
+
+
+def test_more_than_the_chip_has_is_said_though_it_compiles(monkeypatch, caplog):
+    monkeypatch.setitem(CHIPS, "v5p", dataclasses.replace(CHIPS["v5p"], hbm_bytes=2**20))
+    one = jax.sharding.SingleDeviceSharding(topology_devices(TPU)[0])
+    numbers = jax.ShapeDtypeStruct((2**20,), jnp.float32, sharding=one)
+    with caplog.at_level("WARNING"):
+        costs = estimate(jax.jit(jnp.sin).lower(numbers), TPU, model_flops=1.0).costs
+    assert costs["hbm_bytes"] > costs["hbm_capacity"] == 2**20
+    assert "needs 0.0 GiB and has 0, though the compiler accepts it" in caplog.text
 
 
 @pytest.mark.parametrize(
