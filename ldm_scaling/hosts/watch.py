@@ -5,6 +5,9 @@ then it aborts; until then a collective waits for the dead. So every process hol
 to the first one for as long as it lives. The operating system closes it when the process dies, in
 whatever way, and keepalive probes find out when a machine does. Nothing crosses it but a farewell,
 or why a process ends all others.
+
+XLA's coordinator lives in the first process. When that one dies, each of the others loses both
+connections at once, and XLA, which then ends it with words of its own, may be as fast as the watch.
 """
 
 import contextlib
