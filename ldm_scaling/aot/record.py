@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -34,6 +35,7 @@ def record_of(
     """
     chips = math.prod(mesh.shape.values())
     found = estimate(lowered, topology, model_flops / chips)
+    level = jax.config.values["jax_optimization_level"]
     return Record(
         kind="compile",
         point={
@@ -44,6 +46,7 @@ def record_of(
             **{f"mesh_{axis}": size for axis, size in mesh.shape.items()},
             "attention": config.model.attention,
             "dtype": config.model.dtype,
+            **({"optimization_level": level} if level != "UNKNOWN" else {}),  # the default
         },
         seed=config.seed,
         num_samples=0,

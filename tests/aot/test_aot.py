@@ -112,6 +112,16 @@ def test_options_reach_the_compiler():
         compile_record(config, TPU)
 
 
+def test_a_compile_of_less_effort_is_another_point(record):
+    jax.config.update("jax_optimization_level", "O1")
+    try:
+        hurried = compile_record(tiny_config(), TPU, program="evaluate")
+    finally:
+        jax.config.update("jax_optimization_level", "UNKNOWN")
+    expected = {**record.point, "program": "evaluate", "optimization_level": "O1"}
+    assert hurried.point == expected
+
+
 def test_a_program_too_big_says_so():
     config = tiny_config(batch_size=2**18)
     with pytest.raises(MemoryError, match="v5e:2x2: does not fit"):
