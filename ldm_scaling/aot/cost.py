@@ -87,7 +87,7 @@ def estimate(lowered: Any, topology: str, model_flops: float) -> Estimate:
     if costs["hbm_bytes"] > costs["hbm_capacity"]:
         logging.warning(
             "%s: needs %.1f GiB and has %.0f, though the compiler accepts it; with more parts "
-            "(accumulate), a larger mesh axis fsdp or remat it would fit",
+            "(accumulate), a larger mesh axis fsdp or remat it may fit",
             topology, costs["hbm_bytes"] / 2**30, costs["hbm_capacity"] / 2**30,
         )  # fmt: skip
     return Estimate(

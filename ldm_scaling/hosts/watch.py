@@ -7,7 +7,7 @@ whatever way, and keepalive probes find out when a machine does. Nothing crosses
 or why a process ends all others.
 
 XLA's coordinator lives in the first process. When that one dies, each of the others loses both
-connections at once, and XLA, which then ends it with words of its own, may be as fast as the watch.
+connections at once, and XLA, which then ends it too, may have its say before or after the watch.
 """
 
 import contextlib
